@@ -1,0 +1,96 @@
+# `make help` lists the targets. Files are made only when what they are made from has changed.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+DATA ?= data
+CROPS ?= crops
+RUN ?= runs/b4
+ARGS ?=
+MODEL_VERSION := 1.0
+
+## serve: set up, archive, start TorchServe and the page; Ctrl-C stops both
+.PHONY: serve
+serve: model_store/deepfake.mar
+	@$(BIN)/python -m deploy.serve $(ARGS)
+
+## stop: stop what `make serve` started
+.PHONY: stop
+stop:
+	@$(PYTHON) deploy/stop.py
+
+## test: set up and pass every test, against a real TorchServe
+.PHONY: test
+test: model_store/deepfake.mar
+	$(BIN)/python -m pytest $(ARGS)
+
+## check: ruff and mypy
+.PHONY: check
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## setup: make .venv from the pinned dependencies
+.PHONY: setup
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'
+	touch $@
+
+## crop: cut the faces out of DATA (default data/) into CROPS (default crops/)
+.PHONY: crop
+crop: .venv/ready
+	$(BIN)/python -m training.crop --data $(DATA) --out $(CROPS) $(ARGS)
+
+## train: train on CROPS into RUN (default runs/b4); options in ARGS="..."
+.PHONY: train
+train: .venv/ready
+	$(BIN)/python -m training.train --data $(CROPS) --out $(RUN) $(ARGS)
+
+## evaluate: measure saved_model.pth on the test split of DATA, through the serving pipeline
+.PHONY: evaluate
+evaluate: .venv/ready
+	$(BIN)/python -m training.evaluate --data $(DATA) $(ARGS)
+
+## archive: build model_store/deepfake.mar from saved_model.pth
+.PHONY: archive
+archive: model_store/deepfake.mar
+
+SOURCES := $(wildcard src/deepfake/*.py)
+model_store/deepfake.mar: saved_model.pth handler/deepfake_handler.py handler/model-config.yaml \
+		$(SOURCES) | .venv/ready
+	rm -rf build/archive
+	mkdir -p build/archive/src/deepfake build/archive/tmp model_store
+	cp $(SOURCES) build/archive/src/deepfake
+	TMPDIR=build/archive/tmp $(BIN)/torch-model-archiver --model-name deepfake \
+		--version $(MODEL_VERSION) --serialized-file saved_model.pth \
+		--handler handler/deepfake_handler.py --config-file handler/model-config.yaml \
+		--extra-files build/archive/src --export-path build/archive --force
+	mv build/archive/deepfake.mar $@
+
+## frontend: start the page alone, for a TorchServe that already runs
+.PHONY: frontend
+frontend: .venv/ready
+	$(BIN)/gunicorn --bind 127.0.0.1:5000 --threads 8 'frontend.app:create_app()'
+
+## diagnostic: is everything here that is needed? each line OK, or what to do
+.PHONY: diagnostic
+diagnostic: .venv/ready
+	@$(BIN)/python -m training.diagnostic $(ARGS)
+
+## clean: remove what was built, but not data, crops and runs
+.PHONY: clean
+clean:
+	rm -rf .venv build logs model_store/*.mar .pytest_cache .mypy_cache .ruff_cache
+
+## help: this list
+.PHONY: help
+help:
+	@sed -n 's/^## /  make /p' $(MAKEFILE_LIST)

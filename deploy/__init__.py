@@ -1,0 +1,1 @@
+"""Starting and stopping the service on one machine."""

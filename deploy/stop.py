@@ -1,0 +1,52 @@
+"""Stop what `make serve` started, by the process ids it wrote down.
+
+Runs with any Python 3, without the virtual environment.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+PID_FILE = Path(__file__).resolve().parent.parent / "logs" / "serve.json"
+# What the command line of each must hold: a number may by now belong to another program.
+MARKS = {"serve": "deploy.serve", "torchserve": "org.pytorch.serve", "page": "frontend.app"}
+
+
+def alive(pid: int, mark: str) -> bool:
+    """Whether the process is still the one that was written down."""
+    try:
+        return mark in Path(f"/proc/{pid}/cmdline").read_bytes().decode().replace("\0", " ")
+    except OSError:
+        return False
+
+
+def end(pid: int, mark: str, patience: float) -> None:
+    """SIGTERM, and SIGKILL to its whole group when it is still there after so many seconds."""
+    if not alive(pid, mark):
+        return
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + patience
+    while alive(pid, mark) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if alive(pid, mark):
+        os.killpg(os.getpgid(pid), signal.SIGKILL)
+
+
+def main() -> int:
+    """Stop the launcher, which stops the others; then whatever it may have left."""
+    if not PID_FILE.exists():
+        print("nothing is running")
+        return 0
+    pids = json.loads(PID_FILE.read_text(encoding="utf-8"))
+    for name, mark in MARKS.items():
+        end(pids[name], mark, patience=45)
+    PID_FILE.unlink(missing_ok=True)
+    print("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""One TorchServe process: start it, know when it can answer, stop it without leftovers.
+
+Java is started directly: the ``torchserve`` command's wrapper leaves Java and the workers
+behind when it is stopped by a signal.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from deploy.java import find_java
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where TorchServe listens on 127.0.0.1."""
+
+    inference: int = 8080
+    management: int = 8081
+    metrics: int = 8082
+
+
+class TorchServe:
+    """TorchServe with one model archive, on loopback.
+
+    Args:
+        model_store: folder with ``deepfake.mar``.
+        logs: folder for its log files.
+        ports: where to listen; they override config.properties.
+    """
+
+    def __init__(self, model_store: Path, logs: Path, ports: Ports | None = None) -> None:
+        self.model_store, self.logs = model_store.resolve(), logs.resolve()
+        self.ports = ports or Ports()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._temp = ""
+        self._log_start = 0
+
+    @property
+    def url(self) -> str:
+        """The inference address."""
+        return f"http://127.0.0.1:{self.ports.inference}"
+
+    def start(self) -> None:
+        """Start Java; it unpacks the archive and starts the workers by itself."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / "torchserve.log"
+        self._log_start = log.stat().st_size if log.exists() else 0
+        # The archive is unpacked here and the workers' sockets lie here: short and private.
+        self._temp = tempfile.mkdtemp(prefix="deepfake-")
+        with (self.logs / "console.log").open("ab") as console:
+            self.process = subprocess.Popen(
+                self._command(),
+                cwd=self._temp,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C is for us: we then stop the server in good order.
+                start_new_session=True,
+            )
+
+    def wait_ready(self, timeout: float = 180) -> None:
+        """Return once a worker is READY; ``/ping`` would say so long before.
+
+        Raises:
+            RuntimeError: the server ended, or the time (seconds) is up.
+        """
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self.process is None or self.process.poll() is not None:
+                raise RuntimeError(f"TorchServe ended while starting; see {self.logs}")
+            if self.ready():
+                return
+            if reason := self._load_failure():
+                raise RuntimeError(f"the model cannot be loaded: {reason}; see {self.logs}")
+            time.sleep(0.2)
+        raise RuntimeError(f"no worker was ready after {timeout:.0f} s; see {self.logs}")
+
+    def _load_failure(self) -> str | None:
+        """What the worker's log says of a load that failed; it would be tried for minutes."""
+        log = self.logs / "torchserve.log"
+        if not log.is_file():
+            return None
+        with log.open(encoding="utf-8", errors="replace") as file:
+            file.seek(self._log_start)
+            text = file.read()
+        if "Load model failed" not in text:
+            return None
+        errors = re.findall(r"MODEL_LOG - [\w.]*?(\w+(?:Error|Exception): .+)", text)
+        return errors[-1] if errors else "the worker died"
+
+    def ready(self) -> bool:
+        """Whether a worker of the model is READY."""
+        url = f"http://127.0.0.1:{self.ports.management}/models/deepfake"
+        try:
+            workers = requests.get(url, timeout=5).json()[0]["workers"]
+        except (requests.RequestException, ValueError, KeyError, IndexError):
+            return False
+        return any(worker["status"] == "READY" for worker in workers)
+
+    def stop(self, patience: float = 20) -> None:
+        """Ask Java to end its workers and itself; after ``patience`` seconds, make it."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(patience)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+        shutil.rmtree(self._temp, ignore_errors=True)
+
+    def _command(self) -> list[str]:
+        site = sysconfig.get_paths()["purelib"]
+        return [
+            str(find_java()),
+            f"-Dmodel_server_home={site}",
+            f"-Djava.io.tmpdir={self._temp}",
+            f"-Dlog4j.configurationFile=file://{ROOT / 'deploy' / 'log4j2.xml'}",
+            *_vmargs(ROOT / "config.properties"),
+            "-cp",
+            os.path.join(site, "ts", "frontend", "*"),
+            "org.pytorch.serve.ModelServer",
+            "--python",
+            sys.executable,
+            "-f",
+            str(ROOT / "config.properties"),
+            "-s",
+            str(self.model_store),
+            "-ncs",
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        address = "http://127.0.0.1:{}"
+        return {
+            **os.environ,
+            "LOG_LOCATION": str(self.logs),
+            "TS_INFERENCE_ADDRESS": address.format(self.ports.inference),
+            "TS_MANAGEMENT_ADDRESS": address.format(self.ports.management),
+            "TS_METRICS_ADDRESS": address.format(self.ports.metrics),
+            "TS_METRICS_CONFIG": str(ROOT / "handler" / "metrics.yaml"),
+        }
+
+
+def _vmargs(config: Path) -> list[str]:
+    """Java's own options; the wrapper we leave out would have read them from the same line."""
+    for line in config.read_text(encoding="utf-8").splitlines():
+        if line.startswith("vmargs="):
+            return line.removeprefix("vmargs=").split()
+    return []

@@ -1,0 +1,150 @@
+"""TorchServe's handler: requests -> bytes -> pipeline -> JSON, and nothing else.
+
+TorchServe wants exactly one class in this module. It calls ``initialize`` once per worker and
+``handle`` with a batch of requests.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import os
+import time
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepfake.errors import BadBase64, BadRequest, DeepfakeError, EmptyInput
+from deepfake.pipeline import Pipeline, Verdict
+
+CROPS_HEADER = "x-crops"
+IMAGE_FIELDS = ("data", "body", "image")  # "body" is what TorchServe calls a raw request body
+HISTOGRAM = {
+    "decode": "deepfake_decode_seconds",
+    "detect": "deepfake_detect_seconds",
+    "classify": "deepfake_classify_seconds",
+}
+
+log = logging.getLogger(__name__)
+
+
+class DeepfakeHandler:
+    """Serves one checkpoint; see docs/openapi.yaml for what goes in and comes out."""
+
+    def initialize(self, context: Any) -> None:
+        """Load the checkpoint out of the archive, choose device and threads, warm up."""
+        folder = Path(context.system_properties["model_dir"])
+        config = context.model_yaml_config or {}
+        workers = int(config.get("maxWorkers", 1))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+        gpu = context.system_properties.get("gpu_id")
+        device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
+        self.pipeline = Pipeline.from_file(
+            folder / context.manifest["model"]["serializedFile"], device
+        )
+        self.pipeline.warm_up()
+        self.model = {
+            "name": context.manifest["model"]["modelName"],
+            "version": context.manifest["model"]["modelVersion"],
+            "checkpoint": self.pipeline.checkpoint.sha256,
+            "backbone": self.pipeline.model.backbone_name,
+        }
+        log.info("ready on %s with %d threads", device, torch.get_num_threads())
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
+        """Answer a batch: one JSON document and one HTTP status for each request."""
+        started = time.perf_counter()
+        read = [_read(row, context.get_all_request_header(i)) for i, row in enumerate(data)]
+        answers = self.pipeline.predict(
+            [photo for photo, _ in read],
+            observe=lambda stage, seconds: _observe(context, HISTOGRAM[stage], seconds),
+        )
+        bodies = [self._body(context, i, answer, read[i][1]) for i, answer in enumerate(answers)]
+        for _ in bodies:
+            _observe(context, "deepfake_request_seconds", time.perf_counter() - started)
+        return bodies
+
+    def _body(self, context: Any, index: int, answer: Verdict | DeepfakeError, crops: bool) -> str:
+        context.set_response_content_type(index, "application/json")
+        context.set_response_header(index, "Cache-Control", "no-store")
+        if isinstance(answer, DeepfakeError):
+            phrase = HTTPStatus(answer.status).phrase
+            context.set_response_status(answer.status, phrase, index)
+            _count(context, "deepfake_errors_total", answer.code)
+            return json.dumps(answer.to_json())
+        _count(context, "deepfake_verdicts_total", answer.worst.label)
+        _observe(context, "deepfake_faces_per_image", answer.faces_found)
+        _observe(context, "deepfake_fake_probability", answer.worst.fake_probability)
+        return json.dumps(answer.to_json(crops) | {"model": self.model})
+
+
+def _read(row: dict[str, Any], headers: dict[str, Any]) -> tuple[bytes | DeepfakeError, bool]:
+    """The photo of one request, or the error it means, and whether crops are wanted.
+
+    With a raw body the option comes as a header: TorchServe drops a prediction's query string.
+    """
+    header = next((v for k, v in headers.items() if k.lower() == CROPS_HEADER), False)
+    try:
+        photo = _photo(row)
+        return photo, _flag(row.get("crops", header))
+    except DeepfakeError as error:
+        return error, False
+
+
+def _photo(row: dict[str, Any]) -> bytes:
+    value = next((row[name] for name in IMAGE_FIELDS if row.get(name)), None)
+    if value is None:
+        raise EmptyInput("The request holds no image; send the bytes of a photo.")
+    if isinstance(value, dict):  # TorchServe has parsed a JSON body already
+        if "crops" in value:
+            row["crops"] = value["crops"]
+        return _from_json(value)
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
+    raise BadRequest('JSON must be an object such as {"image": "<base64>", "crops": false}.')
+
+
+def _from_json(body: dict[str, Any]) -> bytes:
+    text = body.get("image")
+    if not isinstance(text, str) or not text:
+        raise BadRequest('The JSON field "image" must hold the photo as base64 text.')
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadBase64('The JSON field "image" is not valid base64.') from error
+
+
+def _flag(value: Any) -> bool:
+    """An option from JSON (a boolean) or from a header or a form (text)."""
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else str(value)
+    if text.strip().lower() in ("1", "true", "yes"):
+        return True
+    if text.strip().lower() in ("", "0", "false", "no"):
+        return False
+    raise BadRequest('The option "crops" must be true or false.')
+
+
+def _count(context: Any, name: str, dimension: str) -> None:
+    metric = context.metrics.get_metric(name)
+    metric.add_or_update(1, [dimension, *_dimensions(context)])
+
+
+def _observe(context: Any, name: str, value: float) -> None:
+    metric = context.metrics.get_metric(name, _metric_types().HISTOGRAM)
+    metric.add_or_update(value, _dimensions(context))
+
+
+def _dimensions(context: Any) -> list[str]:
+    return [context.model_name, "Model"]
+
+
+def _metric_types() -> Any:
+    from ts.metrics.metric_type_enum import MetricTypes  # only there inside TorchServe
+
+    return MetricTypes

@@ -1,0 +1,149 @@
+"""``saved_model.pth``: weights that say how to use them.
+
+A dictionary of plain types and tensors, so that ``torch.load(weights_only=True)`` reads it::
+
+    format          "deepfake-detector/1"
+    model           {backbone, image_size, dropout}
+    preprocessing   {mean, std, image_size, crop_margin}
+    labels          ["real", "fake"], in the order of the logits
+    calibration     {temperature, threshold}
+    metrics         validation figures of this epoch
+    training        how it was trained: options, epoch, data, versions
+    state_dict      weights; matrices and kernels may be float16
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepfake.errors import CheckpointError, DataError
+from deepfake.model import DeepfakeDetector
+
+FORMAT = "deepfake-detector/1"
+LABELS = ("real", "fake")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with all it takes to use it.
+
+    Attributes:
+        model: in eval mode, float32, on CPU.
+        crop_margin: fraction of the face box's longer side to add on every side.
+        temperature: logits are divided by it before the softmax (Guo et al. 2017).
+        threshold: P(fake) above it is called fake.
+        sha256: of the file, hexadecimal; empty when it did not come from a file.
+    """
+
+    model: DeepfakeDetector
+    crop_margin: float
+    temperature: float = 1.0
+    threshold: float = 0.5
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+
+def save(path: Path, checkpoint: Checkpoint, *, half: bool = True) -> None:
+    """Write a checkpoint, in one step: a kill leaves the old file or the new one.
+
+    Args:
+        half: store matrices and kernels as float16 (half the size). Biases and the running
+            statistics of normalisation layers stay float32: a variance can exceed float16.
+    """
+    model = checkpoint.model
+    content = {
+        "format": FORMAT,
+        "model": {
+            "backbone": model.backbone_name,
+            "image_size": model.image_size,
+            "dropout": model.dropout,
+        },
+        "preprocessing": {
+            "mean": model.mean.flatten().tolist(),
+            "std": model.std.flatten().tolist(),
+            "image_size": model.image_size,
+            "crop_margin": checkpoint.crop_margin,
+        },
+        "labels": list(LABELS),
+        "calibration": {
+            "temperature": checkpoint.temperature,
+            "threshold": checkpoint.threshold,
+        },
+        "metrics": _plain(checkpoint.metrics),
+        "training": _plain(checkpoint.training),
+        "state_dict": {k: _stored(v, half) for k, v in model.state_dict().items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    torch.save(content, part)
+    part.replace(path)
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint; the hub is never asked for anything.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, unsafe or not one of ours.
+    """
+    content = _read(path)
+    try:
+        preprocessing, calibration = content["preprocessing"], content["calibration"]
+        model = DeepfakeDetector(**content["model"])
+        model.load_state_dict({k: v.float() for k, v in content["state_dict"].items()})
+        for name in ("mean", "std"):
+            getattr(model, name).copy_(torch.tensor(preprocessing[name]).view(1, 3, 1, 1))
+        return Checkpoint(
+            model=model.eval(),
+            crop_margin=float(preprocessing["crop_margin"]),
+            temperature=float(calibration["temperature"]),
+            threshold=float(calibration["threshold"]),
+            metrics=content["metrics"],
+            training=content["training"],
+            sha256=sha256(path),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, DataError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} does not fit its own description: {reason}.") from error
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; train one or name another checkpoint.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or holds more than weights, so it was not loaded."
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not a {FORMAT} checkpoint; to start training from bare weights, "
+            "use --init instead."
+        )
+    return content
+
+
+def _plain(values: Mapping[str, Any]) -> Any:
+    """As plain types: NumPy's, which look alike, would not load with weights_only."""
+    return json.loads(json.dumps(dict(values)))
+
+
+def _stored(value: Tensor, half: bool) -> Tensor:
+    value = value.detach().cpu()
+    return value.half() if half and value.ndim >= 2 else value.clone()

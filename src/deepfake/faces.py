@@ -1,0 +1,121 @@
+"""Photo -> faces: MTCNN on CPU, and the square crop around each face.
+
+The only file that imports facenet_pytorch. Training and serving both cut their crops here, so
+that nothing can be learned from framing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from facenet_pytorch import MTCNN
+from PIL import Image
+
+MARGIN = 0.2  # of the box's longer side, added on every side
+DETECT_SIDE = 1024  # longer side, in pixels, of the copy MTCNN looks at
+MIN_FACE = 20  # pixels on that copy
+MIN_SCORE = 0.9
+
+
+@dataclass(frozen=True)
+class Face:
+    """One detected face.
+
+    Attributes:
+        box: left, top, right, bottom in pixels of the upright image, inside it.
+        score: MTCNN's confidence in [0, 1] that this is a face.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+
+
+class FaceDetector:
+    """Finds faces with MTCNN (Zhang et al. 2016), largest first.
+
+    Args:
+        min_score: faces that MTCNN is less sure of than this are left out.
+        detect_side: larger images are reduced to this longer side (pixels) before MTCNN looks;
+            its cost grows with the picture's area, and the boxes are scaled back.
+    """
+
+    def __init__(self, min_score: float = MIN_SCORE, detect_side: int = DETECT_SIDE) -> None:
+        self.min_score = min_score
+        self.detect_side = detect_side
+        self._mtcnn = MTCNN(keep_all=True, min_face_size=MIN_FACE, device="cpu").eval()
+
+    @torch.inference_mode()
+    def __call__(self, image: Image.Image) -> list[Face]:
+        """Faces of an RGB image, largest first; an empty list when there is none.
+
+        A face that fills the whole picture escapes MTCNN, whose windows never exceed the image:
+        when nothing is found, the search is repeated with a border of half the size around it.
+        """
+        copy, scale = _reduce(image, self.detect_side)
+        found = self._detect(copy, offset=(0, 0))
+        if not found:
+            border = max(copy.size) // 2
+            framed = Image.new("RGB", (copy.width + 2 * border, copy.height + 2 * border))
+            framed.paste(copy, (border, border))
+            found = self._detect(framed, offset=(border, border))
+        faces = [Face(_clip(box / scale, image.size), score) for box, score in found]
+        faces = [f for f in faces if min(f.box[2] - f.box[0], f.box[3] - f.box[1]) >= 1]
+        return sorted(faces, key=lambda f: _area(f.box), reverse=True)
+
+    def _detect(
+        self, image: Image.Image, offset: tuple[int, int]
+    ) -> list[tuple[np.ndarray, float]]:
+        boxes, scores = self._mtcnn.detect(image)
+        if boxes is None:
+            return []
+        shift = np.array([*offset, *offset], dtype=np.float64)
+        pairs = zip(boxes, scores, strict=True)
+        return [(np.asarray(b) - shift, float(s)) for b, s in pairs if s and s >= self.min_score]
+
+
+def crop_face(
+    image: Image.Image, box: tuple[float, float, float, float], margin: float = MARGIN
+) -> Image.Image:
+    """Cut the square around a face out of the image, at the image's own resolution.
+
+    The square's side is ``(1 + 2 * margin) * max(width, height)`` of the box, about the box's
+    centre. Where it would leave the image it is moved, and if need be made smaller, so that the
+    crop holds real pixels only: an invented border would be something to learn from.
+
+    Args:
+        image: upright RGB image.
+        box: left, top, right, bottom in pixels.
+        margin: fraction of the box's longer side to add on every side.
+
+    Returns:
+        A square RGB image.
+    """
+    left, top, right, bottom = box
+    side = (1 + 2 * margin) * max(right - left, bottom - top)
+    size = max(1, round(min(side, image.width, image.height)))
+    x = round((left + right - size) / 2)
+    y = round((top + bottom - size) / 2)
+    x = min(max(x, 0), image.width - size)
+    y = min(max(y, 0), image.height - size)
+    return image.crop((x, y, x + size, y + size))
+
+
+def _reduce(image: Image.Image, side: int) -> tuple[Image.Image, float]:
+    """The image, reduced so that its longer side is at most ``side``, and the scale used."""
+    scale = side / max(image.size)
+    if scale >= 1:
+        return image, 1.0
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), scale
+
+
+def _clip(box: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    left, right = np.clip(box[[0, 2]], 0, size[0]).tolist()
+    top, bottom = np.clip(box[[1, 3]], 0, size[1]).tolist()
+    return left, top, right, bottom
+
+
+def _area(box: tuple[float, float, float, float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])

@@ -1,0 +1,97 @@
+"""Bytes -> upright RGB image, with every guard between an upload and the network."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from deepfake.errors import (
+    BrokenImage,
+    EmptyInput,
+    ImageTooLarge,
+    ImageTooSmall,
+    TooManyPixels,
+    UnsupportedFormat,
+)
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+MAX_BYTES = 20 * 1024 * 1024
+MAX_PIXELS = 50_000_000
+MIN_SIDE = 32  # pixels; MTCNN's smallest face is 20 and needs some surroundings
+
+
+def decode(blob: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode an image file held in memory.
+
+    Args:
+        blob: the whole file: JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF. Of an animation, the
+            first frame is taken.
+        max_bytes: largest accepted file, in bytes.
+        max_pixels: largest accepted width x height, checked before any pixel is decoded.
+
+    Returns:
+        The image as 8-bit RGB, turned upright by its EXIF orientation, alpha laid over white.
+
+    Raises:
+        EmptyInput, ImageTooLarge, UnsupportedFormat, TooManyPixels, ImageTooSmall, BrokenImage
+    """
+    if not blob:
+        raise EmptyInput("The request holds no image; send the bytes of a photo.")
+    if len(blob) > max_bytes:
+        raise ImageTooLarge(
+            f"The file has {len(blob) / 2**20:.1f} MB; the limit is {max_bytes / 2**20:.0f} MB."
+        )
+    image = _open(blob)
+    _check_size(image.width, image.height, max_pixels)
+    try:
+        image.load()
+        # A broken EXIF block must not cost a person their answer.
+        with contextlib.suppress(Exception):
+            image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
+    except Exception as error:
+        # Pillow's decoders raise a wide range of types on damaged files (OSError, SyntaxError,
+        # ValueError, struct.error ...): all of them mean the same to the caller.
+        raise BrokenImage("The image is damaged or cut off and cannot be decoded.") from error
+
+
+def _open(blob: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            # Our own pixel limit follows at once; Pillow's warning would only be noise.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(blob), formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise TooManyPixels("The image claims far more pixels than are accepted.") from error
+    except UnidentifiedImageError as error:
+        raise UnsupportedFormat(
+            f"This is not an image we can read; send one of {', '.join(FORMATS)}."
+        ) from error
+    except Exception as error:
+        raise BrokenImage("The image's header is damaged and cannot be read.") from error
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise TooManyPixels(
+            f"The image has {width} x {height} pixels; the limit is {max_pixels / 1e6:.0f} million."
+        )
+    if min(width, height) < MIN_SIDE:
+        raise ImageTooSmall(
+            f"The image has {width} x {height} pixels; each side needs at least {MIN_SIDE}."
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
+        low, high = image.getextrema()
+        top = 65535.0 if high > 255 or low < 0 else 255.0  # type: ignore[operator]
+        image = image.point(lambda v: v * (255.0 / top)).convert("L")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")

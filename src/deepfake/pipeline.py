@@ -1,0 +1,248 @@
+"""Photos in, verdicts out: the whole way from bytes to labels, for a batch.
+
+The handler and the evaluation call this and nothing else, so that what is measured is what is
+served.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deepfake.checkpoint import Checkpoint, load
+from deepfake.errors import DeepfakeError, InternalError, NoFace
+from deepfake.faces import Face, FaceDetector, crop_face
+from deepfake.images import decode
+from deepfake.views import VIEWS, make_views, to_pixels
+
+MAX_FACES = 32  # per photo, the largest: a crowd must not fill the memory
+CROP_QUALITY = 90  # JPEG, of the crops in an answer
+
+log = logging.getLogger(__name__)
+
+Observe = Callable[[str, float], None]
+"""Called with a stage (decode, detect, classify) and the seconds it took."""
+
+
+@dataclass(frozen=True)
+class FaceVerdict:
+    """What was found about one face.
+
+    Attributes:
+        face: box in pixels of the upright photo, and MTCNN's score in [0, 1].
+        fake_probability: mean of ``views``, in [0, 1].
+        views: P(fake) of each test-time view, in the order of ``deepfake.views.VIEWS``.
+        label: Fake or Real.
+        confidence: probability of the label, in [0, 1].
+        crop: the square RGB crop that was judged, at the photo's own resolution.
+    """
+
+    face: Face
+    fake_probability: float
+    views: tuple[float, ...]
+    label: str
+    confidence: float
+    crop: Image.Image
+
+    def to_json(self, crops: bool = False) -> dict[str, object]:
+        """Plain types; with ``crops`` the crop too, as base64 JPEG."""
+        answer: dict[str, object] = {
+            "box": [round(v, 1) for v in self.face.box],
+            "detection_score": round(self.face.score, 4),
+            "label": self.label,
+            "confidence": round(self.confidence, 4),
+            "fake_probability": round(self.fake_probability, 4),
+            "views": {name: round(p, 4) for name, p in zip(VIEWS, self.views, strict=True)},
+        }
+        if crops:
+            buffer = io.BytesIO()
+            self.crop.save(buffer, "JPEG", quality=CROP_QUALITY)
+            answer["crop"] = base64.b64encode(buffer.getvalue()).decode("ascii")
+        return answer
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer about one photo: that of its most fake face.
+
+    Attributes:
+        faces: largest first, at most ``MAX_FACES``.
+        faces_found: how many there were before that limit.
+        threshold: P(fake) above it is called Fake.
+        width, height: of the upright photo, pixels.
+    """
+
+    faces: tuple[FaceVerdict, ...]
+    faces_found: int
+    threshold: float
+    width: int
+    height: int
+
+    @property
+    def worst(self) -> FaceVerdict:
+        """The face with the highest P(fake)."""
+        return max(self.faces, key=lambda f: f.fake_probability)
+
+    def to_json(self, crops: bool = False) -> dict[str, object]:
+        """Plain types, as documented in docs/openapi.yaml (without ``model``)."""
+        worst = self.worst
+        return {
+            "label": worst.label,
+            "confidence": round(worst.confidence, 4),
+            "fake_probability": round(worst.fake_probability, 4),
+            "threshold": self.threshold,
+            "faces": [face.to_json(crops) for face in self.faces],
+            "faces_found": self.faces_found,
+            "image": {"width": self.width, "height": self.height},
+        }
+
+
+Photo = bytes | Image.Image | DeepfakeError
+"""File bytes, an upright RGB image, or the error that came instead of one."""
+
+
+class Pipeline:
+    """Detector and classifier, loaded and ready.
+
+    Args:
+        checkpoint: what ``deepfake.checkpoint.load`` returned.
+        device: where the classifier runs, "cpu" or "cuda"; faces are found on the CPU.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+        self.checkpoint = checkpoint
+        self.device = torch.device(device)
+        self.model = checkpoint.model.to(self.device).to(memory_format=torch.channels_last)
+        self.detector = FaceDetector()
+
+    @classmethod
+    def from_file(cls, path: Path | str, device: str = "cpu") -> Pipeline:
+        """A pipeline from a ``saved_model.pth``; CheckpointError when it cannot be used."""
+        return cls(load(Path(path)), device)
+
+    def warm_up(self) -> None:
+        """Run both networks once: the first call of each is many times slower."""
+        size = self.model.image_size
+        self.detector(Image.new("RGB", (256, 256), "grey"))
+        self.classify([Image.new("RGB", (size, size), "grey")])
+
+    def predict(
+        self, photos: Sequence[Photo], observe: Observe | None = None
+    ) -> list[Verdict | DeepfakeError]:
+        """Judge a batch of photos; all faces of all of them go through the network at once.
+
+        Args:
+            photos: file bytes, upright RGB images, or errors to be passed on.
+            observe: told the seconds of each stage; decode and detect once per photo, classify
+                once per call.
+
+        Returns:
+            For each photo its verdict, or the error that kept it from one. Nothing is raised
+            for a single photo: the others of its batch are answered all the same.
+        """
+        observe = observe or _ignore
+        looked = [self._look(photo, observe) for photo in photos]
+        crops = [crop for item in looked if not isinstance(item, DeepfakeError) for crop in item[2]]
+        views: Iterator[tuple[float, ...]] = iter(())
+        if crops:
+            with _timed("classify", observe):
+                views = iter(self.classify(crops))
+        return [
+            item if isinstance(item, DeepfakeError) else self._verdict(*item, views)
+            for item in looked
+        ]
+
+    @torch.inference_mode()
+    def classify(self, crops: Sequence[Image.Image]) -> list[tuple[float, ...]]:
+        """P(fake) of each view of each face crop, in one forward call.
+
+        Args:
+            crops: square RGB face crops of any size, at least one.
+
+        Returns:
+            For each crop, P(fake) in [0, 1] of each of ``VIEWS``, after temperature scaling.
+        """
+        size = self.model.image_size
+        views = make_views(torch.stack([to_pixels(crop, size) for crop in crops]))
+        x = self.model.preprocess(views.flatten(0, 1).to(self.device))
+        logits: Tensor = self.model(x.contiguous(memory_format=torch.channels_last)).float()
+        p_fake = (logits / self.checkpoint.temperature).softmax(dim=1)[:, 1]
+        return [tuple(row) for row in p_fake.view(len(crops), len(VIEWS)).cpu().tolist()]
+
+    def _look(
+        self, photo: Photo, observe: Observe
+    ) -> tuple[Image.Image, list[Face], list[Image.Image]] | DeepfakeError:
+        """Decode one photo, find its faces and cut them out; or the error that came of it."""
+        if isinstance(photo, DeepfakeError):
+            return photo
+        try:
+            if isinstance(photo, bytes):
+                with _timed("decode", observe):
+                    photo = decode(photo)
+            with _timed("detect", observe):
+                faces = self.detector(photo)
+            if not faces:
+                raise NoFace("No face was found; send a photo in which a face is clearly visible.")
+            margin = self.checkpoint.crop_margin
+            return photo, faces, [crop_face(photo, f.box, margin) for f in faces[:MAX_FACES]]
+        except DeepfakeError as error:
+            return error
+        except Exception:
+            # Not the photo's fault as far as we know; the others of the batch must not suffer.
+            log.exception("finding faces failed")
+            return InternalError("The photo could not be examined; this is our fault, not yours.")
+
+    def _verdict(
+        self,
+        photo: Image.Image,
+        faces: list[Face],
+        crops: list[Image.Image],
+        views: Iterator[tuple[float, ...]],
+    ) -> Verdict | DeepfakeError:
+        judged = [
+            self._judge(face, crop, next(views))
+            for face, crop in zip(faces[:MAX_FACES], crops, strict=True)
+        ]
+        if not all(0 <= face.fake_probability <= 1 for face in judged):  # NaN fails this too
+            log.error("the network answered with a number that is no probability")
+            return InternalError("The network gave no usable answer for this photo.")
+        return Verdict(
+            faces=tuple(judged),
+            faces_found=len(faces),
+            threshold=self.checkpoint.threshold,
+            width=photo.width,
+            height=photo.height,
+        )
+
+    def _judge(self, face: Face, crop: Image.Image, views: tuple[float, ...]) -> FaceVerdict:
+        p_fake = sum(views) / len(views)
+        fake = p_fake > self.checkpoint.threshold
+        return FaceVerdict(
+            face=face,
+            fake_probability=p_fake,
+            views=views,
+            label="Fake" if fake else "Real",
+            confidence=p_fake if fake else 1 - p_fake,
+            crop=crop,
+        )
+
+
+@contextmanager
+def _timed(stage: str, observe: Observe) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    observe(stage, time.perf_counter() - started)
+
+
+def _ignore(stage: str, seconds: float) -> None:
+    pass

@@ -1,0 +1,1 @@
+"""From labelled photos to ``saved_model.pth``: crop, train, evaluate, diagnostic."""

@@ -1,0 +1,99 @@
+"""Training augmentation of one face crop, applied alike to both classes.
+
+What a photo goes through on its way to us (framing, compression, reduction, light) must not
+tell the classes apart, so each is drawn at random here. Every choice comes from the generator
+that is passed in: the same generator state gives the same picture.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from PIL import Image, ImageEnhance, ImageFilter
+from torch import Tensor
+
+from deepfake.views import to_pixels
+
+_RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+
+
+def augment(crop: Image.Image, size: int, rng: Generator) -> Tensor:
+    """An RGB crop of any size -> augmented pixels, uint8 (3, size, size)."""
+    image = _degrade(_resized_crop(_rotate(crop, rng), size, rng), rng)
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return _erase(to_pixels(_jitter(image, rng), size), rng)
+
+
+def _rotate(image: Image.Image, rng: Generator, degrees: float = 15.0) -> Image.Image:
+    """Turn the picture, then keep the largest upright square without empty corners."""
+    if rng.random() < 0.7:
+        return image
+    angle = rng.uniform(-degrees, degrees)
+    radians = math.radians(abs(angle))
+    keep = 1 / (math.cos(radians) + math.sin(radians))
+    turned = image.rotate(angle, Image.Resampling.BICUBIC)
+    dx, dy = image.width * (1 - keep) / 2, image.height * (1 - keep) / 2
+    return turned.crop((round(dx), round(dy), round(image.width - dx), round(image.height - dy)))
+
+
+def _resized_crop(image: Image.Image, size: int, rng: Generator) -> Image.Image:
+    """A random square of 60 to 100 % of the area, slightly stretched, as size x size."""
+    area = rng.uniform(0.6, 1.0)
+    stretch = math.sqrt(math.exp(rng.uniform(math.log(0.87), math.log(1.15))))
+    width = min(image.width, image.width * math.sqrt(area) * stretch)
+    height = min(image.height, image.height * math.sqrt(area) / stretch)
+    x, y = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
+    box = (x, y, x + width, y + height)
+    return image.resize((size, size), _RESAMPLING[rng.integers(len(_RESAMPLING))], box=box)
+
+
+def _degrade(image: Image.Image, rng: Generator) -> Image.Image:
+    """Reduction, blur, noise and JPEG, each now and then, in the order a camera has them."""
+    size = image.size
+    if rng.random() < 0.3:
+        side = max(16, round(size[0] * rng.uniform(0.35, 0.9)))
+        down, up = rng.integers(len(_RESAMPLING), size=2)
+        image = image.resize((side, side), _RESAMPLING[down]).resize(size, _RESAMPLING[up])
+    if rng.random() < 0.15:
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.5)))
+    if rng.random() < 0.15:
+        noise = rng.normal(0, rng.uniform(1, 8), (size[1], size[0], 3))
+        image = Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+    if rng.random() < 0.5:
+        image = _jpeg(image, int(rng.integers(35, 96)), int(rng.integers(0, 3)))
+    return image
+
+
+def _jpeg(image: Image.Image, quality: int, subsampling: int) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    return Image.open(buffer).convert("RGB")
+
+
+def _jitter(image: Image.Image, rng: Generator) -> Image.Image:
+    """Brightness, contrast and saturation, each by up to 25 %; sometimes no colour at all."""
+    if rng.random() < 0.6:
+        for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            image = enhance(image).enhance(rng.uniform(0.75, 1.25))
+    if rng.random() < 0.05:
+        image = image.convert("L").convert("RGB")
+    return image
+
+
+def _erase(pixels: Tensor, rng: Generator) -> Tensor:
+    """Random erasing (Zhong et al. 2020): a rectangle of 2 to 15 % becomes noise."""
+    if rng.random() < 0.75:
+        return pixels
+    size = pixels.shape[-1]
+    area, ratio = rng.uniform(0.02, 0.15) * size * size, math.exp(rng.uniform(-1, 1))
+    height = min(size - 1, max(1, round(math.sqrt(area * ratio))))
+    width = min(size - 1, max(1, round(math.sqrt(area / ratio))))
+    y, x = int(rng.integers(size - height)), int(rng.integers(size - width))
+    patch = rng.integers(0, 256, (3, height, width), dtype=np.uint8)
+    pixels[:, y : y + height, x : x + width] = torch.from_numpy(patch)
+    return pixels

@@ -1,0 +1,149 @@
+"""Cut the face out of every labelled photo, once, with the detector and margin that serve.
+
+Reads a data folder (real/ + fake/, or a manifest.csv), writes the crops with a manifest.csv
+beside them, and lists in no_face.csv every image that gave none, with the reason. Of a photo
+with several faces the largest is taken, since the label is the photo's. A run that was cut off
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from deepfake.errors import DataError, DeepfakeError
+from deepfake.faces import DETECT_SIDE, MARGIN, MIN_SCORE, FaceDetector, crop_face
+from deepfake.images import decode
+from training.cli import parser, run
+from training.data import Sample, read_samples, write_manifest
+
+_detector: FaceDetector | None = None
+
+
+def _start_worker() -> None:
+    global _detector
+    torch.set_num_threads(1)  # one process per core: more threads would only fight
+    _detector = FaceDetector()
+
+
+def crop_one(source: Path, target: Path, margin: float, max_side: int) -> dict[str, object]:
+    """Crop the largest face of one file into a PNG; the journal's record of it."""
+    assert _detector is not None
+    try:
+        # The files are the user's own: larger ones than the service takes are welcome.
+        image = decode(source.read_bytes(), max_bytes=2**30, max_pixels=200_000_000)
+        faces = _detector(image)
+    except (DeepfakeError, OSError) as error:
+        return {"error": str(error)}
+    if not faces:
+        return {"error": "no face found"}
+    crop = crop_face(image, faces[0].box, margin)
+    if crop.width > max_side:
+        crop = crop.resize((max_side, max_side), Image.Resampling.BILINEAR)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part")
+    crop.save(part, format="PNG", compress_level=1)
+    part.replace(target)
+    return {"box": [round(v, 1) for v in faces[0].box], "score": round(faces[0].score, 4)}
+
+
+def crop_name(name: str) -> str:
+    """Where the crop of an image goes, below the output folder."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        name = f"{hashlib.sha256(name.encode()).hexdigest()[:12]}-{Path(name).name}"
+    return f"{name}.png"
+
+
+def crop_all(samples: list[Sample], out: Path, margin: float, max_side: int, workers: int) -> None:
+    """Crop what the journal in ``out`` does not hold yet, then write the two lists."""
+    out.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, object] = {
+        "margin": margin,
+        "max_side": max_side,
+        "detect_side": DETECT_SIDE,
+        "min_score": MIN_SCORE,
+    }
+    journal = out / "journal.jsonl"
+    done = _read_journal(journal, settings)
+    todo = [s for s in samples if s.name not in done]
+    with journal.open("a", encoding="utf-8") as file:
+        if file.tell() == 0:
+            file.write(json.dumps({"settings": settings}) + "\n")
+        bar = tqdm(total=len(samples), initial=len(samples) - len(todo), unit="img", desc="crop")
+        for name, record in _work(todo, out, margin, max_side, workers):
+            done[name] = record
+            file.write(json.dumps({"name": name, **record}) + "\n")
+            file.flush()
+            bar.update()
+        bar.close()
+    _write_lists(samples, done, out)
+
+
+def _work(
+    todo: list[Sample], out: Path, margin: float, max_side: int, workers: int
+) -> Iterator[tuple[str, dict[str, object]]]:
+    if not todo:
+        return
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+        jobs = {
+            pool.submit(crop_one, s.path, out / crop_name(s.name), margin, max_side): s.name
+            for s in todo
+        }
+        for job in as_completed(jobs):
+            yield jobs[job], job.result()
+
+
+def _read_journal(journal: Path, settings: dict[str, object]) -> dict[str, dict[str, object]]:
+    if not journal.exists():
+        return {}
+    lines = []
+    for line in journal.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue  # the line that a kill cut off
+    if lines and lines[0].get("settings") != settings:
+        raise DataError(
+            f"{journal.parent} holds crops made with other settings ({lines[0].get('settings')}); "
+            "give another --out or delete it."
+        )
+    return {line.pop("name"): line for line in lines[1:]}
+
+
+def _write_lists(samples: list[Sample], done: dict[str, dict[str, object]], out: Path) -> None:
+    kept = [s for s in samples if "error" not in done[s.name]]
+    write_manifest(out / "manifest.csv", [replace(s, name=crop_name(s.name)) for s in kept])
+    lost = [s for s in samples if "error" in done[s.name]]
+    with (out / "no_face.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "source", "split", "reason"])
+        writer.writerows([s.name, s.source, s.split, done[s.name]["error"]] for s in lost)
+    print(f"{len(kept)} crops in {out}; {len(lost)} images without one, see {out}/no_face.csv")
+
+
+def main() -> int:
+    args = parser(__doc__)
+    args.add_argument("--data", type=Path, default=Path("data"), help="data folder or manifest")
+    args.add_argument("--out", type=Path, default=Path("crops"), help="folder for the crops")
+    args.add_argument("--margin", type=float, default=MARGIN, help="of the face box, every side")
+    args.add_argument("--max-side", type=int, default=512, help="larger crops are reduced, pixels")
+    args.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    opt = args.parse_args()
+    crop_all(read_samples(opt.data), opt.out, opt.margin, opt.max_side, opt.workers)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,180 @@
+"""Labelled images: from a folder or a manifest to samples, splits, folds and balanced epochs."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from deepfake.errors import DataError
+
+LABELS = ("real", "fake")  # index = class of the network's output
+SPLITS = ("train", "val", "test")
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+FIELDS = ("path", "label", "source", "generator", "group", "split")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image. ``name`` is its path as the manifest or folder writes it."""
+
+    path: Path
+    name: str
+    label: int
+    source: str = "data"
+    generator: str = ""
+    group: str = ""
+    split: str = ""
+
+
+def read_samples(data: Path, seed: int = 0) -> list[Sample]:
+    """Read a data folder (``real/`` + ``fake/``, or with a ``manifest.csv``) or a manifest file.
+
+    A manifest is a CSV with the columns ``path`` (relative to the CSV) and ``label`` (real or
+    fake), and optionally ``source``, ``generator``, ``group`` and ``split``. An image without
+    a group is a group of its own. Where splits are missing, groups are dealt to
+    train/val/test 80/10/10.
+
+    Raises:
+        DataError: nothing there, a bad row, one class only, or a group in two splits.
+    """
+    if not data.exists():
+        raise DataError(f"{data} does not exist; give a data folder or a manifest CSV.")
+    manifest = data / "manifest.csv" if data.is_dir() else data
+    samples = _from_manifest(manifest) if manifest.is_file() else _from_folders(data)
+    samples = [s if s.group else replace(s, group=s.name) for s in samples]
+    samples = assign_splits(samples, seed)
+    check(samples, str(data))
+    return samples
+
+
+def _from_folders(data: Path) -> list[Sample]:
+    samples = []
+    for label, name in enumerate(LABELS):
+        folder = data / name
+        if not folder.is_dir():
+            raise DataError(f"{data} needs a folder {name}/ with images, or a manifest.csv.")
+        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
+            samples.append(Sample(path, str(path.relative_to(data)), label))
+    return samples
+
+
+def _from_manifest(manifest: Path) -> list[Sample]:
+    with manifest.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = {"path", "label"} - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(f"{manifest} lacks the column(s) {', '.join(sorted(missing))}.")
+        return [_sample(manifest, n, row) for n, row in enumerate(reader, start=2)]
+
+
+def _sample(manifest: Path, line: int, row: dict[str, str]) -> Sample:
+    label, split = (row["label"] or "").strip().lower(), (row.get("split") or "").strip().lower()
+    if label not in LABELS:
+        raise DataError(f"{manifest}, line {line}: label is {label!r}, not real or fake.")
+    if split and split not in SPLITS:
+        raise DataError(f"{manifest}, line {line}: split is {split!r}, not train, val or test.")
+    return Sample(
+        path=manifest.parent / row["path"],
+        name=row["path"],
+        label=LABELS.index(label),
+        source=row.get("source") or "data",
+        generator=row.get("generator") or "",
+        group=row.get("group") or "",
+        split=split,
+    )
+
+
+def assign_splits(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
+    """Give train/val/test (80/10/10) to samples without a split, whole groups at a time.
+
+    The choice is a hash of the group and the seed, so it stays the same when data is added. A
+    group of which some samples already have a split follows them.
+    """
+    known = {s.group: s.split for s in samples if s.split}
+
+    def split_of(group: str) -> str:
+        digest = hashlib.sha256(f"{seed}/{group}".encode()).digest()
+        share = int.from_bytes(digest[:8], "big") / 2**64
+        return "train" if share < 0.8 else "val" if share < 0.9 else "test"
+
+    return [
+        s if s.split else replace(s, split=known.get(s.group) or split_of(s.group)) for s in samples
+    ]
+
+
+def check(samples: Sequence[Sample], where: str) -> None:
+    """Raise DataError unless both classes are there and no group crosses a split."""
+    counts = Counter(s.label for s in samples)
+    if not counts:
+        raise DataError(f"{where} holds no images.")
+    if len(counts) < 2:
+        only = LABELS[next(iter(counts))]
+        raise DataError(f"{where} holds only {only} images; both real and fake are needed.")
+    splits: dict[str, set[str]] = defaultdict(set)
+    for s in samples:
+        splits[s.group].add(s.split)
+    torn = sorted(g for g, found in splits.items() if len(found) > 1)
+    if torn:
+        raise DataError(
+            f"{len(torn)} group(s) cross splits in {where}, {torn[0]!r} for one: near-duplicates "
+            "in two splits make every figure too good."
+        )
+
+
+def of_split(samples: Iterable[Sample], split: str) -> list[Sample]:
+    """The samples of one split; DataError unless it holds both classes."""
+    chosen = [s for s in samples if s.split == split]
+    missing = [name for label, name in enumerate(LABELS) if label not in {s.label for s in chosen}]
+    if missing:
+        raise DataError(
+            f"The {split} split holds no {' and no '.join(missing)} images "
+            f"({len(chosen)} images in all); add data or name splits in a manifest."
+        )
+    return chosen
+
+
+def folds(
+    samples: Sequence[Sample], n_folds: int, seed: int
+) -> list[tuple[list[Sample], list[Sample]]]:
+    """Stratified group k-fold: (train, val) samples per fold, whole groups at a time.
+
+    Strata are label x source, so that every fold validates on every source.
+    """
+    strata = [f"{s.label}/{s.source}" for s in samples]
+    groups = [s.group for s in samples]
+    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
+    if len(set(groups)) < n_folds:
+        raise DataError(f"{len(set(groups))} group(s) cannot make {n_folds} folds.")
+    return [
+        ([samples[i] for i in train], [samples[i] for i in val])
+        for train, val in splitter.split(np.zeros(len(strata)), strata, groups)
+    ]
+
+
+def balanced(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """As many reals as fakes: all of the smaller class, and as many drawn from the larger.
+
+    Called with another seed each epoch, so that in the end all images of the larger class are
+    used. The order is shuffled.
+    """
+    rng = np.random.default_rng(seed)
+    by_label = [[s for s in samples if s.label == label] for label in range(len(LABELS))]
+    size = min(len(group) for group in by_label)
+    drawn = [group[i] for group in by_label for i in rng.permutation(len(group))[:size]]
+    return [drawn[i] for i in rng.permutation(len(drawn))]
+
+
+def write_manifest(path: Path, samples: Iterable[Sample]) -> None:
+    """Write samples as a manifest whose paths are their names."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(FIELDS)
+        for s in samples:
+            writer.writerow([s.name, LABELS[s.label], s.source, s.generator, s.group, s.split])

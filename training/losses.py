@@ -1,0 +1,24 @@
+"""Focal loss (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, eq. 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def focal_loss(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """FL(p_t) = -alpha (1 - p_t)^gamma log p_t, averaged over the batch.
+
+    Args:
+        logits: (N, classes), any float dtype; computed in float32.
+        labels: (N,) int64 class indices.
+        alpha: one weight for all classes: they are balanced before training.
+        gamma: how far well-classified examples are turned down; 0 is cross-entropy.
+
+    Returns:
+        A scalar, >= 0.
+    """
+    log_p = F.log_softmax(logits.float(), dim=1)
+    log_pt = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
+    return (-alpha * torch.expm1(log_pt).neg().pow(gamma) * log_pt).mean()

@@ -1,0 +1,147 @@
+"""Figures of a binary detector, and their bootstrap intervals.
+
+Everywhere: ``labels`` (N,) int, 0 real, 1 fake; ``p_fake`` (N,) float in [0, 1]. Precision,
+recall and F1 are of the class fake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+from sklearn import metrics
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SCORES = ("accuracy", "roc_auc", "precision", "recall", "f1", "ap", "eer", "ece")
+
+
+def scores(labels: Ints, p_fake: Floats, threshold: float = 0.5) -> dict[str, float]:
+    """All of ``SCORES``; those that need both classes are NaN when one is missing."""
+    predicted = (p_fake > threshold).astype(np.int64)
+    both = len(np.unique(labels)) == 2
+    true_positive = int(((predicted == 1) & (labels == 1)).sum())
+    precision = true_positive / max(1, int(predicted.sum()))
+    recall = true_positive / max(1, int(labels.sum()))
+    return {
+        "accuracy": float((predicted == labels).mean()),
+        "roc_auc": float(metrics.roc_auc_score(labels, p_fake)) if both else float("nan"),
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / max(precision + recall, 1e-12),
+        "ap": float(metrics.average_precision_score(labels, p_fake)) if both else float("nan"),
+        "eer": equal_error_rate(labels, p_fake) if both else float("nan"),
+        "ece": expected_calibration_error(labels, p_fake),
+    }
+
+
+def confusion(labels: Ints, p_fake: Floats, threshold: float = 0.5) -> list[list[int]]:
+    """[[real called real, real called fake], [fake called real, fake called fake]]."""
+    table = metrics.confusion_matrix(labels, p_fake > threshold, labels=[0, 1])
+    return [[int(v) for v in row] for row in table]
+
+
+def equal_error_rate(labels: Ints, p_fake: Floats) -> float:
+    """The error rate at the threshold where false positives and false negatives are alike."""
+    fpr, tpr, _ = metrics.roc_curve(labels, p_fake)
+    fnr = 1 - tpr
+    i = int(np.argmin(np.abs(fnr - fpr)))
+    return float((fpr[i] + fnr[i]) / 2)
+
+
+def expected_calibration_error(labels: Ints, p_fake: Floats, bins: int = 15) -> float:
+    """ECE of P(fake): mean |share of fakes - mean P(fake)| over equal-width bins, by size.
+
+    After Naeini et al. 2015 and Guo et al. 2017, of the probability of one class.
+    """
+    index = np.minimum((p_fake * bins).astype(int), bins - 1)
+    total = 0.0
+    for i in np.unique(index):
+        chosen = index == i
+        total += chosen.sum() * abs(labels[chosen].mean() - p_fake[chosen].mean())
+    return float(total / len(labels))
+
+
+def mean_over_sources(
+    labels: Ints, p_fake: Floats, sources: Sequence[str], threshold: float = 0.5
+) -> dict[str, float]:
+    """Every score per source, then their plain mean (sources with one class are skipped)."""
+    names = np.asarray(sources)
+    chosen = [names == name for name in sorted(set(sources))]
+    rows = [
+        scores(labels[c], p_fake[c], threshold) for c in chosen if len(np.unique(labels[c])) == 2
+    ]
+    if not rows:
+        return scores(labels, p_fake, threshold)
+    return {key: float(np.mean([row[key] for row in rows])) for key in SCORES}
+
+
+def auc_by_source(labels: Ints, p_fake: Floats, sources: Sequence[str]) -> dict[str, float]:
+    """ROC-AUC of each source; NaN where a source has one class."""
+    names = np.asarray(sources)
+    return {
+        str(name): scores(labels[names == name], p_fake[names == name])["roc_auc"]
+        for name in sorted(set(sources))
+    }
+
+
+def intervals(
+    labels: Ints,
+    p_fake: Floats,
+    groups: Sequence[str],
+    sources: Sequence[str] | None = None,
+    *,
+    threshold: float = 0.5,
+    rounds: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile bootstrap intervals, resampling whole groups (their images are alike).
+
+    With ``sources``, of the mean over sources; groups are then drawn within each source.
+    """
+    rng = np.random.default_rng(seed)
+    strata = np.asarray(sources if sources is not None else ["all"] * len(labels))
+    members = [_members(np.flatnonzero(strata == s), groups) for s in sorted(set(strata))]
+    drawn: dict[str, list[float]] = {key: [] for key in SCORES}
+    for _ in range(rounds):
+        rows = np.concatenate([_resample(groups_of, rng) for groups_of in members])
+        if sources is None:
+            row = scores(labels[rows], p_fake[rows], threshold)
+        else:
+            row = mean_over_sources(labels[rows], p_fake[rows], strata[rows].tolist(), threshold)
+        for key in SCORES:
+            drawn[key].append(row[key])
+    return {
+        key: (float(np.nanpercentile(v, 2.5)), float(np.nanpercentile(v, 97.5)))
+        for key, v in drawn.items()
+    }
+
+
+def fit_temperature(labels: Ints, p_fake: Floats) -> float:
+    """The temperature that minimises the negative log-likelihood (Guo et al. 2017).
+
+    ``p_fake`` are probabilities at temperature 1; their log-odds are divided by the result.
+    """
+    odds = logit(np.clip(p_fake, 1e-7, 1 - 1e-7))
+
+    def loss(log_t: float) -> float:
+        p = np.clip(expit(odds / np.exp(log_t)), 1e-12, 1 - 1e-12)
+        return float(-np.mean(np.where(labels == 1, np.log(p), np.log1p(-p))))
+
+    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def _members(rows: NDArray[np.int64], groups: Sequence[str]) -> list[NDArray[np.int64]]:
+    by_group: dict[str, list[int]] = {}
+    for row in rows:
+        by_group.setdefault(groups[row], []).append(int(row))
+    return [np.array(v) for v in by_group.values()]
+
+
+def _resample(members: list[NDArray[np.int64]], rng: np.random.Generator) -> NDArray[np.int64]:
+    return np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])

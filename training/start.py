@@ -1,0 +1,70 @@
+"""What a training run starts from: a file, timm's ImageNet weights, or nothing."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepfake.errors import DataError
+from deepfake.model import DeepfakeDetector
+
+
+def initial_model(opt: argparse.Namespace, say: Callable[..., None]) -> DeepfakeDetector:
+    """The model of ``--backbone`` with the best start that can be had, and a line saying which."""
+
+    def build(pretrained: bool) -> DeepfakeDetector:
+        return DeepfakeDetector(opt.backbone, opt.image_size, pretrained, opt.dropout)
+
+    if opt.init:
+        model = build(pretrained=False)
+        say(f"starting from {opt.init}: {_load(model, opt.init)}")
+        return model
+    if opt.pretrained:
+        try:
+            model = build(pretrained=True)
+            say(f"starting from timm's ImageNet weights of {opt.backbone}")
+            return model
+        except DataError:
+            raise
+        except Exception as error:  # the hub's client fails in many types when it is not reached
+            say(f"timm's ImageNet weights cannot be had ({type(error).__name__}).")
+    say("starting from scratch: random weights. --init FILE gives a better start.")
+    return build(pretrained=False)
+
+
+def _load(model: DeepfakeDetector, path: Path) -> str:
+    """Load what fits of a timm state dict or one of our checkpoints; says how much that was."""
+    weights = _state_dict(path)
+    ours = model.state_dict()
+    if not any(k.startswith("backbone.") for k in weights):
+        weights = {f"backbone.{k}": v for k, v in weights.items()}
+    fitting = {k: v for k, v in weights.items() if k in ours and v.shape == ours[k].shape}
+    backbone = [k for k in ours if k.startswith("backbone.") and not k.endswith("tracked")]
+    found = sum(k in fitting for k in backbone)
+    if found < 0.9 * len(backbone):
+        raise DataError(
+            f"{path} fits {found} of {len(backbone)} tensors of {model.backbone_name}; "
+            "it holds the weights of another network."
+        )
+    model.load_state_dict({k: v.float() for k, v in fitting.items()}, strict=False)
+    return f"{found} of {len(backbone)} backbone tensors, {len(fitting)} in all"
+
+
+def _state_dict(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise DataError(f"--init {path} does not exist.")
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"--init {path} is damaged or holds more than weights.") from error
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise DataError(f"--init {path} is not a state dict.")
+    return content

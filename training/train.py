@@ -1,0 +1,169 @@
+"""Train the detector on face crops and write saved_model.pth.
+
+Reads what `python -m training.crop` wrote (or any data folder of ready crops), trains with
+focal loss, AdamW and a warm-up + cosine schedule, keeps the epoch with the best validation
+score (mean ROC-AUC over sources) and stops when it no longer improves. Run again after a kill,
+the same command goes on after the last finished epoch.
+
+One process:            python -m training.train --data crops --out runs/b4
+All GPUs of a machine:  accelerate launch -m training.train --data crops --out runs/b4
+Several machines:       torchrun --nnodes 2 ... -m training.train --data crops --out runs/b4
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from deepfake.errors import DataError
+from deepfake.model import DEFAULT_BACKBONE
+from training.cli import parser, run
+from training.data import Sample, folds, of_split, read_samples
+from training.trainer import Trainer
+
+
+def arguments() -> argparse.Namespace:
+    args = parser(__doc__)
+
+    group = args.add_argument_group("data")
+    group.add_argument("--data", type=Path, default=Path("crops"), help="folder of crops, or CSV")
+    group.add_argument("--out", type=Path, default=Path("runs/b4"), help="folder for the results")
+    group.add_argument("--limit", type=int, default=0, help="use so many images per split; 0: all")
+    group.add_argument("--folds", type=int, default=0, help="k of stratified group k-fold; 0: off")
+    group.add_argument("--fresh", action="store_true", help="start over in an --out that exists")
+
+    group = args.add_argument_group("model")
+    group.add_argument("--backbone", default=DEFAULT_BACKBONE, help="any timm image model")
+    group.add_argument("--image-size", type=int, default=224, help="side of the input, pixels")
+    group.add_argument("--init", type=Path, help="start from this state dict or checkpoint")
+    group.add_argument(
+        "--pretrained",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="without --init, let timm fetch ImageNet weights",
+    )
+    group.add_argument("--dropout", type=float, default=0.5, help="before the last layer")
+
+    group = args.add_argument_group("optimisation")
+    group.add_argument("--epochs", type=int, default=50, help="at most")
+    group.add_argument("--batch-size", type=int, default=32, help="images per process and step")
+    group.add_argument("--lr", type=float, default=3e-4, help="AdamW's peak learning rate")
+    group.add_argument("--weight-decay", type=float, default=1e-5, help="AdamW's weight decay")
+    group.add_argument("--warmup-epochs", type=float, default=5, help="linear warm-up")
+    group.add_argument("--patience", type=int, default=10, help="epochs without a better score")
+    group.add_argument("--clip", type=float, default=1.0, help="largest gradient norm")
+    group.add_argument("--focal-alpha", type=float, default=0.25, help="focal loss: weight")
+    group.add_argument("--focal-gamma", type=float, default=2.0, help="focal loss: focus")
+
+    group = args.add_argument_group("machine")
+    group.add_argument("--seed", type=int, default=0, help="makes a run repeatable")
+    group.add_argument("--workers", type=int, default=_workers(), help="data-loading processes")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "no", "bf16", "fp16"),
+        default="auto",
+        help="auto: bf16 on a GPU, none on a CPU",
+    )
+    return check(args.parse_args())
+
+
+def check(opt: argparse.Namespace) -> argparse.Namespace:
+    """Refuse options that cannot work before anything is read."""
+    for name in ("epochs", "batch_size", "lr", "patience", "clip", "image_size"):
+        if not getattr(opt, name) > 0:
+            raise DataError(f"--{name.replace('_', '-')} is {getattr(opt, name)}, not above 0.")
+    if opt.folds == 1 or opt.folds < 0:
+        raise DataError(f"--folds is {opt.folds}; 2 or more, or 0 for none.")
+    if not 0 <= opt.dropout < 1:
+        raise DataError(f"--dropout is {opt.dropout}, not in [0, 1).")
+    if opt.precision == "auto":
+        opt.precision = "bf16" if torch.cuda.is_available() else "no"
+    opt.crop_margin = crop_margin(opt.data)
+    return opt
+
+
+def crop_margin(data: Path) -> float:
+    """The margin the crops were cut with, from the journal that training.crop left."""
+    journal = (data if data.is_dir() else data.parent) / "journal.jsonl"
+    if not journal.is_file():
+        return 0.2  # crops made elsewhere: the margin that training.crop would have used
+    with journal.open(encoding="utf-8") as file:
+        return float(json.loads(file.readline())["settings"]["margin"])
+
+
+def _workers() -> int:
+    cores = os.cpu_count() or 1
+    return max(1, min(8, cores - 1))
+
+
+def keep_memory() -> None:
+    """On a CPU, have glibc keep freed memory instead of giving it back after every layer.
+
+    Each step frees and allocates the same large activations; returned to the kernel, their
+    pages are zeroed and mapped anew every time, which costs more than half of a step.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to tune
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_mmap_max = -1, -4  # from malloc.h
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def limited(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
+    """A random choice of ``limit`` samples: for rehearsals."""
+    if not limit or limit >= len(samples):
+        return samples
+    order = np.random.default_rng(seed).permutation(len(samples))[:limit]
+    return [samples[i] for i in order]
+
+
+def train_folds(opt: argparse.Namespace, acc: Accelerator, samples: list[Sample]) -> None:
+    """k runs, each with another fold for validation, and their mean score."""
+    results: list[dict[str, Any]] = []
+    for n, (train, val) in enumerate(folds(samples, opt.folds, opt.seed)):
+        acc.print(f"fold {n + 1} of {opt.folds}: {len(train)} train, {len(val)} val")
+        results.append(Trainer(opt, acc, train, val, opt.out / f"fold-{n}").fit())
+    values = [r["val_score"] for r in results]
+    if acc.is_main_process:
+        (opt.out / "folds.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    acc.print(
+        f"{opt.folds} folds: validation AUC {np.mean(values):.4f} +- {np.std(values, ddof=1):.4f}"
+    )
+
+
+def main() -> int:
+    opt = arguments()
+    precision, on_gpu = opt.precision, torch.cuda.is_available()
+    if not on_gpu:
+        keep_memory()
+    acc = Accelerator(mixed_precision=precision, cpu=not on_gpu)
+    samples = read_samples(opt.data, opt.seed)
+    train = limited(of_split(samples, "train"), opt.limit, opt.seed)
+    val = limited(of_split(samples, "val"), opt.limit, opt.seed)
+    acc.print(f"{len(train)} train and {len(val)} validation images on {acc.device}, {precision}")
+    if opt.fresh and acc.is_main_process:
+        shutil.rmtree(opt.out, ignore_errors=True)
+    acc.wait_for_everyone()
+    if opt.folds:
+        train_folds(opt, acc, train + val)
+        return 0
+    best = Trainer(opt, acc, train, val, opt.out).fit()
+    acc.print(
+        f"best epoch {best['epoch']}: validation AUC {best['val_score']:.4f} (mean over sources); "
+        f"{opt.out / 'saved_model.pth'}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,298 @@
+"""One training run: the loop, its schedule, and what it writes down after each epoch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from deepfake.checkpoint import Checkpoint, save
+from deepfake.errors import DataError
+from deepfake.model import DeepfakeDetector
+from deepfake.views import to_pixels
+from training.augment import augment
+from training.data import Sample, balanced
+from training.losses import focal_loss
+from training.plots import plot_curves, read_rows
+from training.scores import auc_by_source, fit_temperature, mean_over_sources, scores
+from training.start import initial_model
+
+
+class Crops(Dataset[tuple[Tensor, int, int]]):
+    """(pixels uint8 (3, size, size), label, index) of each sample.
+
+    With an epoch the pixels are augmented, by a generator of their own (seed, epoch, index):
+    the picture does not depend on the number of workers, processes or restarts.
+    """
+
+    def __init__(
+        self, samples: list[Sample], size: int, seed: int = 0, epoch: int | None = None
+    ) -> None:
+        self.samples, self.size, self.seed, self.epoch = samples, size, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        sample = self.samples[index]
+        try:
+            with Image.open(sample.path) as file:
+                image = file.convert("RGB")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{sample.path} cannot be read as an image.") from error
+        if self.epoch is None:
+            return to_pixels(image, self.size), sample.label, index
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        return augment(image, self.size, rng), sample.label, index
+
+
+@dataclass
+class State:
+    """What a run must remember from one epoch to the next."""
+
+    model: DeepfakeDetector
+    optimizer: torch.optim.Optimizer
+    epoch: int = 0  # finished epochs
+    best: float = -1.0
+    best_epoch: int = 0
+
+
+class Trainer:
+    """Samples in, ``saved_model.pth`` and ``metrics.jsonl`` out."""
+
+    def __init__(
+        self,
+        opt: argparse.Namespace,
+        accelerator: Accelerator,
+        train: list[Sample],
+        val: list[Sample],
+        out: Path,
+    ) -> None:
+        self.opt, self.acc, self.train, self.val, self.out = opt, accelerator, train, val, out
+        self.steps = self._loader(1).__len__()
+        torch.manual_seed(opt.seed)
+        model = initial_model(opt, accelerator.print)
+        model = model.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=opt.lr, weight_decay=opt.weight_decay)
+        self.net, optimizer = accelerator.prepare(model, optimizer)
+        self.state = State(model, optimizer)
+
+    def fit(self) -> dict[str, Any]:
+        """Train to the end or to the early stop; the metrics of the best epoch."""
+        self._resume()
+        opt, state = self.opt, self.state
+        while state.epoch < opt.epochs and state.epoch - state.best_epoch < opt.patience:
+            started = time.perf_counter()
+            epoch = state.epoch + 1
+            loss, images = self._train_epoch(epoch)
+            seconds = time.perf_counter() - started
+            row = self._validate()
+            row |= {
+                "epoch": epoch,
+                "lr": state.optimizer.param_groups[0]["lr"],
+                "train_loss": loss,
+                "images_per_second": round(images / seconds, 1),
+                "seconds": round(time.perf_counter() - started, 1),
+            }
+            state.epoch = epoch
+            self._finish_epoch(row)
+        if state.epoch < opt.epochs:
+            self.acc.print(f"early stop: no better score for {opt.patience} epochs")
+        rows = read_rows(self.out)
+        return next(r for r in rows if r["epoch"] == state.best_epoch)
+
+    def _loader(self, epoch: int | None) -> DataLoader[tuple[Tensor, int, int]]:
+        """This process's share of an epoch; ``None`` is the validation set."""
+        opt, acc = self.opt, self.acc
+        if epoch is None:
+            share = self.val[acc.process_index :: acc.num_processes]
+            data = Crops(share, opt.image_size)
+        else:
+            drawn = balanced(self.train, seed=opt.seed * 1000 + epoch)
+            # Every process takes the same number of steps, or they would wait for ever.
+            usable = len(drawn) // acc.num_processes * acc.num_processes
+            share = drawn[acc.process_index : usable : acc.num_processes]
+            data = Crops(share, opt.image_size, opt.seed * 1000 + acc.process_index, epoch)
+        drop = epoch is not None and len(share) >= opt.batch_size
+        return DataLoader(
+            data,
+            batch_size=opt.batch_size,
+            num_workers=opt.workers,
+            pin_memory=acc.device.type == "cuda",
+            drop_last=drop,
+        )
+
+    def _train_epoch(self, epoch: int) -> tuple[float, int]:
+        torch.manual_seed(self.opt.seed * 1000 + epoch)  # dropout: the same after a resume
+        self.net.train()
+        total, images = 0.0, 0
+        bar = self._bar(self._loader(epoch), f"epoch {epoch}/{self.opt.epochs}")
+        for step, (pixels, labels, _) in enumerate(bar, start=1):
+            self._set_lr((epoch - 1) * self.steps + step - 1)
+            loss = self._step(pixels.to(self.acc.device), labels.to(self.acc.device))
+            if not math.isfinite(loss):
+                raise DataError(
+                    f"The loss became {loss} in epoch {epoch}, step {step}; lower --lr. "
+                    f"The best epoch so far is kept in {self.out}."
+                )
+            total, images = total + loss, images + len(labels)
+            bar.set_postfix(loss=f"{total / step:.4f}", refresh=False)
+        return total / step, images * self.acc.num_processes
+
+    def _set_lr(self, step: int) -> None:
+        opt = self.opt
+        factor = lr_factor(step, opt.warmup_epochs * self.steps, opt.epochs * self.steps)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = opt.lr * factor
+
+    def _step(self, pixels: Tensor, labels: Tensor) -> float:
+        state, opt = self.state, self.opt
+        x = state.model.preprocess(pixels).contiguous(memory_format=torch.channels_last)
+        loss = focal_loss(self.net(x), labels, opt.focal_alpha, opt.focal_gamma)
+        state.optimizer.zero_grad(set_to_none=True)
+        self.acc.backward(loss)
+        self.acc.clip_grad_norm_(state.model.parameters(), opt.clip)
+        state.optimizer.step()
+        return float(loss.detach())
+
+    @torch.inference_mode()
+    def _validate(self) -> dict[str, Any]:
+        self.net.eval()
+        rows: list[tuple[int, float, str]] = []
+        share = self.val[self.acc.process_index :: self.acc.num_processes]
+        for pixels, labels, index in self._bar(self._loader(None), "validate"):
+            x = self.state.model.preprocess(pixels.to(self.acc.device))
+            logits = self.net(x.contiguous(memory_format=torch.channels_last))
+            p_fake = logits.float().softmax(dim=1)[:, 1].cpu().tolist()
+            sources = [share[i].source for i in index.tolist()]
+            rows += zip(labels.tolist(), p_fake, sources, strict=True)
+        rows = gather_object(rows)
+        return _validation_row(*(np.array(column) for column in zip(*rows, strict=True)))
+
+    def _finish_epoch(self, row: dict[str, Any]) -> None:
+        """Write the epoch down: metrics, the best model, then the state to resume from."""
+        state, acc = self.state, self.acc
+        better = row["val_score"] > state.best
+        if better:
+            state.best, state.best_epoch = row["val_score"], state.epoch
+        acc.print(
+            f"epoch {state.epoch}: train loss {row['train_loss']:.4f}, validation AUC "
+            f"{row['val_score']:.4f} (mean over sources), accuracy {row['val_accuracy']:.4f}, "
+            f"{row['images_per_second']} images/s{'  <- best' if better else ''}"
+        )
+        if acc.is_main_process:
+            with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            if better:
+                save(self.out / "saved_model.pth", self._checkpoint(row))
+            self._save_state()
+            plot_curves(self.out, read_rows(self.out))
+            _tensorboard(self.out, row)
+        acc.wait_for_everyone()
+
+    def _checkpoint(self, row: dict[str, Any]) -> Checkpoint:
+        return Checkpoint(
+            model=self.state.model,
+            crop_margin=self.opt.crop_margin,
+            temperature=row["temperature"],
+            metrics={k: v for k, v in row.items() if k.startswith("val_")},
+            training={
+                "options": _plain(self.opt),
+                "epoch": row["epoch"],
+                "train_images": len(self.train),
+                "val_images": len(self.val),
+                "torch": torch.__version__,
+            },
+        )
+
+    def _save_state(self) -> None:
+        state = self.state
+        content = {
+            "options": _plain(self.opt),
+            "model": state.model.state_dict(),
+            "optimizer": state.optimizer.state_dict(),
+            "epoch": state.epoch,
+            "best": state.best,
+            "best_epoch": state.best_epoch,
+        }
+        part = self.out / "last.pth.part"
+        torch.save(content, part)
+        part.replace(self.out / "last.pth")
+
+    def _resume(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        path = self.out / "last.pth"
+        if not path.exists():
+            (self.out / "metrics.jsonl").unlink(missing_ok=True)
+            return
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        changed = sorted(
+            k for k, v in _plain(self.opt).items() if content["options"].get(k, v) != v
+        )
+        if changed:
+            raise DataError(
+                f"{self.out} holds a run with another --{changed[0].replace('_', '-')}; "
+                "give another --out, or --fresh to start over."
+            )
+        state = self.state
+        state.model.load_state_dict(content["model"])
+        state.optimizer.load_state_dict(content["optimizer"])
+        state.epoch, state.best = content["epoch"], content["best"]
+        state.best_epoch = content["best_epoch"]
+        if self.acc.is_main_process:  # a kill may have left a line of an epoch that is run again
+            kept = [r for r in read_rows(self.out) if r["epoch"] <= state.epoch]
+            text = "".join(json.dumps(r) + "\n" for r in kept)
+            (self.out / "metrics.jsonl").write_text(text, encoding="utf-8")
+        self.acc.print(f"going on after epoch {state.epoch} of {self.opt.epochs}")
+
+    def _bar(self, loader: Any, text: str) -> Any:
+        return tqdm(loader, desc=text, disable=not self.acc.is_main_process, mininterval=1.0)
+
+
+def lr_factor(step: int, warmup: float, total: int) -> float:
+    """Share of the full learning rate: a linear warm-up, then half a cosine down to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def _validation_row(labels: Any, p_fake: Any, sources: Any) -> dict[str, Any]:
+    mean = mean_over_sources(labels, p_fake, sources)
+    return {
+        "val_score": mean["roc_auc"],
+        "val_accuracy": mean["accuracy"],
+        "val_auc_overall": scores(labels, p_fake)["roc_auc"],
+        "val_auc": auc_by_source(labels, p_fake, sources),
+        "temperature": fit_temperature(labels, p_fake),
+    }
+
+
+def _plain(opt: argparse.Namespace) -> dict[str, Any]:
+    """The options that make a run what it is, as plain types."""
+    left_out = {"out", "fresh", "workers"}
+    values = {k: v for k, v in vars(opt).items() if k not in left_out}
+    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+
+def _tensorboard(out: Path, row: dict[str, Any]) -> None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # not installed: metrics.jsonl and the PNG say the same
+        return
+    with SummaryWriter(str(out)) as writer:
+        for key, value in row.items():
+            if isinstance(value, float):
+                writer.add_scalar(key, value, row["epoch"])
