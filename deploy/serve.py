@@ -20,10 +20,8 @@ from types import FrameType
 
 import requests
 
-from deploy.stop import PID_FILE
+from deploy.stop import LOGS, PID_FILE
 from deploy.torchserve import ROOT, Ports, TorchServe
-
-LOGS = ROOT / "logs"
 
 
 class Stopped(Exception):
@@ -41,6 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--management-port", type=int, default=ports.management)
     parser.add_argument("--metrics-port", type=int, default=ports.metrics)
     parser.add_argument("--model-store", type=Path, default=ROOT / "model_store")
+    parser.add_argument("--logs", type=Path, default=LOGS, help="folder for the log files")
     parser.add_argument("--timeout", type=float, default=180, help="seconds to become ready")
     return parser.parse_args()
 
@@ -71,7 +70,7 @@ def page(opt: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
     }
     command = [sys.executable, "-m", "gunicorn", "--threads", "8", "--graceful-timeout", "10"]
     command += ["--bind", f"127.0.0.1:{opt.page_port}", "frontend.app:create_app()"]
-    with (LOGS / "page.log").open("ab") as log:
+    with (opt.logs / "page.log").open("ab") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
         )
@@ -94,7 +93,7 @@ def wait_for_page(url: str, process: subprocess.Popen[bytes], timeout: float = 3
             if requests.get(f"{url}/readyz", timeout=5).ok:
                 return
         time.sleep(0.2)
-    raise RuntimeError(f"the page did not start; see {LOGS / 'page.log'}")
+    raise RuntimeError("the page did not start")
 
 
 def banner(page_url: str, server: TorchServe) -> str:
@@ -115,9 +114,10 @@ def banner(page_url: str, server: TorchServe) -> str:
 def serve(opt: argparse.Namespace) -> None:
     """Run both servers until one of them ends or we are told to stop."""
     check_ports(opt)
-    LOGS.mkdir(exist_ok=True)
+    opt.logs.mkdir(parents=True, exist_ok=True)
+    pid_file = opt.logs / PID_FILE
     ports = Ports(opt.inference_port, opt.management_port, opt.metrics_port)
-    server = TorchServe(opt.model_store, LOGS, ports)
+    server = TorchServe(opt.model_store, opt.logs, ports)
     page_url = f"http://127.0.0.1:{opt.page_port}"
     print("starting TorchServe and loading the model ...", flush=True)
     try:
@@ -125,16 +125,16 @@ def serve(opt: argparse.Namespace) -> None:
         with page(opt) as flask:
             assert server.process is not None
             pids = {"serve": os.getpid(), "torchserve": server.process.pid, "page": flask.pid}
-            PID_FILE.write_text(json.dumps(pids), encoding="utf-8")
+            pid_file.write_text(json.dumps(pids), encoding="utf-8")
             server.wait_ready(opt.timeout)
             wait_for_page(page_url, flask)
             print(banner(page_url, server), flush=True)
             while server.process.poll() is None and flask.poll() is None:
                 time.sleep(0.5)
-            raise RuntimeError(f"a server ended by itself; see {LOGS}")
+            raise RuntimeError("a server ended by itself")
     finally:
         server.stop()
-        PID_FILE.unlink(missing_ok=True)
+        pid_file.unlink(missing_ok=True)
 
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
@@ -149,7 +149,7 @@ def main() -> int:
     except (KeyboardInterrupt, Stopped):
         print("\nstopped")
     except (RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}\nThe logs are in {opt.logs}.", file=sys.stderr)
         return 1
     return 0
 

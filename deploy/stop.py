@@ -3,6 +3,7 @@
 Runs with any Python 3, without the virtual environment.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -10,7 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-PID_FILE = Path(__file__).resolve().parent.parent / "logs" / "serve.json"
+LOGS = Path(__file__).resolve().parent.parent / "logs"
+PID_FILE = "serve.json"  # in the folder of the logs
 # What the command line of each must hold: a number may by now belong to another program.
 MARKS = {"serve": "deploy.serve", "torchserve": "org.pytorch.serve", "page": "frontend.app"}
 
@@ -37,13 +39,16 @@ def end(pid: int, mark: str, patience: float) -> None:
 
 def main() -> int:
     """Stop the launcher, which stops the others; then whatever it may have left."""
-    if not PID_FILE.exists():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--logs", type=Path, default=LOGS, help="the folder serve was given")
+    pid_file = parser.parse_args().logs / PID_FILE
+    if not pid_file.exists():
         print("nothing is running")
         return 0
-    pids = json.loads(PID_FILE.read_text(encoding="utf-8"))
+    pids = json.loads(pid_file.read_text(encoding="utf-8"))
     for name, mark in MARKS.items():
         end(pids[name], mark, patience=45)
-    PID_FILE.unlink(missing_ok=True)
+    pid_file.unlink(missing_ok=True)
     print("stopped")
     return 0
 

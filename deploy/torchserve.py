@@ -83,13 +83,13 @@ class TorchServe:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self.process is None or self.process.poll() is not None:
-                raise RuntimeError(f"TorchServe ended while starting; see {self.logs}")
+                raise RuntimeError("TorchServe ended while starting")
             if self.ready():
                 return
             if reason := self._load_failure():
-                raise RuntimeError(f"the model cannot be loaded: {reason}; see {self.logs}")
+                raise RuntimeError(f"the model cannot be loaded: {reason}")
             time.sleep(0.2)
-        raise RuntimeError(f"no worker was ready after {timeout:.0f} s; see {self.logs}")
+        raise RuntimeError(f"no worker was ready after {timeout:.0f} s")
 
     def _load_failure(self) -> str | None:
         """What the worker's log says of a load that failed; it would be tried for minutes."""

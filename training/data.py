@@ -171,6 +171,14 @@ def balanced(samples: Sequence[Sample], seed: int) -> list[Sample]:
     return [drawn[i] for i in rng.permutation(len(drawn))]
 
 
+def limited(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
+    """A random choice of ``limit`` samples: for rehearsals."""
+    if not limit or limit >= len(samples):
+        return samples
+    order = np.random.default_rng(seed).permutation(len(samples))[:limit]
+    return [samples[i] for i in order]
+
+
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:
     """Write samples as a manifest whose paths are their names."""
     with path.open("w", newline="", encoding="utf-8") as file:

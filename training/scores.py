@@ -115,10 +115,7 @@ def intervals(
             row = mean_over_sources(labels[rows], p_fake[rows], strata[rows].tolist(), threshold)
         for key in SCORES:
             drawn[key].append(row[key])
-    return {
-        key: (float(np.nanpercentile(v, 2.5)), float(np.nanpercentile(v, 97.5)))
-        for key, v in drawn.items()
-    }
+    return {key: _interval(np.array(values)) for key, values in drawn.items()}
 
 
 def fit_temperature(labels: Ints, p_fake: Floats) -> float:
@@ -134,6 +131,14 @@ def fit_temperature(labels: Ints, p_fake: Floats) -> float:
 
     found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
     return float(np.exp(found.x))
+
+
+def _interval(values: Floats) -> tuple[float, float]:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def _members(rows: NDArray[np.int64], groups: Sequence[str]) -> list[NDArray[np.int64]]:

@@ -13,8 +13,6 @@ Several machines:       torchrun --nnodes 2 ... -m training.train --data crops -
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -27,8 +25,8 @@ from accelerate import Accelerator
 
 from deepfake.errors import DataError
 from deepfake.model import DEFAULT_BACKBONE
-from training.cli import parser, run
-from training.data import Sample, folds, of_split, read_samples
+from training.cli import keep_memory, parser, run
+from training.data import Sample, folds, limited, of_split, read_samples
 from training.trainer import Trainer
 
 
@@ -104,27 +102,6 @@ def crop_margin(data: Path) -> float:
 def _workers() -> int:
     cores = os.cpu_count() or 1
     return max(1, min(8, cores - 1))
-
-
-def keep_memory() -> None:
-    """On a CPU, have glibc keep freed memory instead of giving it back after every layer.
-
-    Each step frees and allocates the same large activations; returned to the kernel, their
-    pages are zeroed and mapped anew every time, which costs more than half of a step.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library: nothing to tune
-        libc = ctypes.CDLL("libc.so.6")
-        m_trim_threshold, m_mmap_max = -1, -4  # from malloc.h
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-
-
-def limited(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
-    """A random choice of ``limit`` samples: for rehearsals."""
-    if not limit or limit >= len(samples):
-        return samples
-    order = np.random.default_rng(seed).permutation(len(samples))[:limit]
-    return [samples[i] for i in order]
 
 
 def train_folds(opt: argparse.Namespace, acc: Accelerator, samples: list[Sample]) -> None:

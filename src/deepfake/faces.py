@@ -44,7 +44,7 @@ class FaceDetector:
     def __init__(self, min_score: float = MIN_SCORE, detect_side: int = DETECT_SIDE) -> None:
         self.min_score = min_score
         self.detect_side = detect_side
-        self._mtcnn = MTCNN(keep_all=True, min_face_size=MIN_FACE, device="cpu").eval()
+        self.network = MTCNN(keep_all=True, min_face_size=MIN_FACE, device="cpu").eval()
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> list[Face]:
@@ -67,7 +67,7 @@ class FaceDetector:
     def _detect(
         self, image: Image.Image, offset: tuple[int, int]
     ) -> list[tuple[np.ndarray, float]]:
-        boxes, scores = self._mtcnn.detect(image)
+        boxes, scores = self.network.detect(image)
         if boxes is None:
             return []
         shift = np.array([*offset, *offset], dtype=np.float64)

@@ -1,0 +1,113 @@
+"""The real service, started once the way a user starts it: TorchServe, worker and page."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Service:
+    """A running service and what it printed when it was ready."""
+
+    process: subprocess.Popen[str]
+    banner: str
+    logs: Path
+    management: str
+
+    @property
+    def url(self) -> str:
+        return self._address("service")
+
+    @property
+    def page(self) -> str:
+        return self._address("page")
+
+    @property
+    def metrics(self) -> str:
+        return self._address("metrics")
+
+    def _address(self, name: str) -> str:
+        found = re.search(rf"^ *{name} +(http\S+)$", self.banner, re.MULTILINE)
+        assert found, self.banner
+        return found.group(1)
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def start(logs: Path, *extra: str, command: list[str] | None = None) -> Service:
+    """Start the service on free ports; returns once it says that it is ready."""
+    page, inference, management, metrics = free_ports(4)
+    options = [
+        *("--page-port", str(page)),
+        *("--inference-port", str(inference)),
+        *("--management-port", str(management)),
+        *("--metrics-port", str(metrics)),
+        *("--logs", str(logs)),
+        *extra,
+    ]
+    if command is None:
+        command = [sys.executable, "-m", "deploy.serve", *options]
+    else:
+        command = [*command, f"ARGS={' '.join(options)}"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    # A start that hangs must fail here, not at the limit of the whole run.
+    watchdog = threading.Timer(240, os.killpg, (process.pid, signal.SIGTERM))
+    watchdog.start()
+    lines = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            break
+    watchdog.cancel()
+    text = "".join(lines)
+    if "Ctrl-C" not in text:
+        process.wait(60)
+        process.stdout.close()
+        pytest.fail(f"the service did not start:\n{text}")
+    return Service(process, text, logs, f"http://127.0.0.1:{management}")
+
+
+def stop(service: Service, signum: int = signal.SIGTERM) -> str:
+    """Stop the service; what it printed while stopping."""
+    os.killpg(service.process.pid, signum)
+    assert service.process.stdout is not None
+    text = service.process.stdout.read()
+    service.process.wait(60)
+    service.process.stdout.close()
+    return text
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    running = start(tmp_path_factory.mktemp("logs"))
+    yield running
+    stop(running)

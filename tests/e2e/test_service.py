@@ -1,0 +1,217 @@
+"""What a program gets from the running service, for every form of input."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import requests
+import yaml
+from PIL import Image
+
+from deepfake.pipeline import Pipeline
+from tests.e2e.conftest import ROOT, Service
+
+FIXTURES = ROOT / "tests" / "fixtures"
+ASTRONAUT = (FIXTURES / "astronaut.jpg").read_bytes()
+SPEC = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text(encoding="utf-8"))
+
+
+def check_schema(body: dict[str, Any], name: str) -> None:
+    schema = {"$ref": f"#/components/schemas/{name}", "components": SPEC["components"]}
+    jsonschema.validate(body, schema, cls=jsonschema.Draft202012Validator)
+
+
+def encoded(format_: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(ASTRONAUT)).save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def post(service: Service, **request: Any) -> requests.Response:
+    return requests.post(service.url, timeout=60, **request)
+
+
+@pytest.fixture(scope="session")
+def reference() -> float:
+    """P(fake) of the astronaut from the library."""
+    answer = Pipeline.from_file(ROOT / "saved_model.pth").predict([ASTRONAUT])[0]
+    return answer.to_json()["fake_probability"]
+
+
+FORMS = {
+    "raw body": {"data": ASTRONAUT},
+    "raw body with a type": {"data": ASTRONAUT, "headers": {"Content-Type": "image/jpeg"}},
+    "form field image": {"files": {"image": ASTRONAUT}},
+    "form field data": {"files": {"data": ASTRONAUT}},
+    "form field body": {"files": {"body": ASTRONAUT}},
+    "JSON": {"json": {"image": base64.b64encode(ASTRONAUT).decode()}},
+    "JSON, data URL": {
+        "json": {"image": "data:image/jpeg;base64," + base64.b64encode(ASTRONAUT).decode()}
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_input_gets_the_librarys_answer(
+    service: Service, form: str, reference: float
+) -> None:
+    answer = post(service, **FORMS[form])
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/json"
+    body = answer.json()
+    check_schema(body, "Verdict")
+    assert body["fake_probability"] == pytest.approx(reference, abs=2e-3)
+    assert body["image"] == {"width": 512, "height": 512}
+    assert "crop" not in body["faces"][0]
+
+
+@pytest.mark.parametrize("format_", ["PNG", "WEBP", "BMP", "TIFF", "AVIF", "GIF"])
+def test_every_image_format_is_read(service: Service, format_: str) -> None:
+    body = post(service, data=encoded(format_)).json()
+    assert len(body["faces"]) == 1, body
+
+
+def test_the_photo_is_judged_upright(service: Service) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side
+    lying = Image.open(io.BytesIO(ASTRONAUT)).crop((0, 0, 400, 512)).rotate(90, expand=True)
+    buffer = io.BytesIO()
+    lying.save(buffer, "JPEG", exif=exif, quality=95)
+    body = post(service, data=buffer.getvalue()).json()
+    assert body["image"] == {"width": 400, "height": 512}
+    left, top, right, bottom = body["faces"][0]["box"]
+    assert left < 224 < right
+    assert top < 117 < bottom
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"data": ASTRONAUT, "headers": {"X-Crops": "true"}},
+        {"files": {"image": ASTRONAUT, "crops": (None, "true")}},
+        {"json": {"image": base64.b64encode(ASTRONAUT).decode(), "crops": True}},
+    ],
+    ids=["header", "form", "JSON"],
+)
+def test_crops_come_when_asked_for(service: Service, request_: dict[str, Any]) -> None:
+    body = post(service, **request_).json()
+    check_schema(body, "Verdict")
+    crop = Image.open(io.BytesIO(base64.b64decode(body["faces"][0]["crop"])))
+    assert crop.format == "JPEG"
+    assert crop.width == crop.height
+
+
+def test_the_answer_names_the_model(service: Service) -> None:
+    model = post(service, data=ASTRONAUT).json()["model"]
+    checkpoint = Pipeline.from_file(ROOT / "saved_model.pth").checkpoint
+    assert model == {
+        "name": "deepfake",
+        "version": "1.0",
+        "checkpoint": checkpoint.sha256,
+        "backbone": checkpoint.model.backbone_name,
+    }
+
+
+GREY = Image.new("RGB", (200, 200), "grey")
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+BAD = {
+    "empty_input": ({"data": b""}, 400),
+    "bad_request": ({"json": {"photo": "x"}}, 400),
+    "bad_base64": ({"json": {"image": "not base64!"}}, 400),
+    "unsupported_format": ({"data": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, 415),
+    "broken_image": ({"data": ASTRONAUT[:5000]}, 422),
+    "image_too_small": ({"data": png(Image.new("RGB", (8, 200)))}, 422),
+    "no_face": ({"data": png(GREY)}, 422),
+    "image_too_large": ({"data": ASTRONAUT + bytes(21 * 2**20)}, 413),
+    "too_many_pixels": ({"data": png(Image.new("1", (8000, 8000)))}, 413),
+}
+
+
+@pytest.mark.parametrize("code", BAD)
+def test_bad_input_gets_a_typed_error(service: Service, code: str) -> None:
+    request_, status = BAD[code]
+    answer = post(service, **request_)
+    assert answer.status_code == status
+    body = answer.json()
+    check_schema(body, "Error")
+    assert body["error"]["code"] == code
+    assert body["error"]["status"] == status
+
+
+def test_one_bad_image_leaves_the_others_of_its_batch_alone(
+    service: Service, reference: float
+) -> None:
+    bodies = [ASTRONAUT, ASTRONAUT[:5000], ASTRONAUT, b"no image", png(GREY), ASTRONAUT] * 3
+    before = batches(service)
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        answers = list(pool.map(lambda body: post(service, data=body), bodies))
+    assert [a.status_code for a in answers] == [200, 422, 200, 415, 422, 200] * 3
+    for answer in answers:
+        if answer.status_code == 200:
+            assert answer.json()["fake_probability"] == pytest.approx(reference, abs=2e-3)
+    # Fewer forward calls than photos with faces: some of them shared one.
+    assert batches(service) - before < 9
+
+
+def batches(service: Service) -> float:
+    return metric(service, "deepfake_classify_seconds_count")
+
+
+def metric(service: Service, name: str, **labels: str) -> float:
+    """The sum of a metric over all label sets that hold ``labels``."""
+    total = 0.0
+    for line in requests.get(service.metrics, timeout=10).text.splitlines():
+        found = re.match(rf"{name}{{(.*)}} (\S+)$", line)
+        if found and all(f'{k}="{v}"' in found.group(1) for k, v in labels.items()):
+            total += float(found.group(2))
+    return total
+
+
+def test_metrics_count_verdicts_errors_and_stages(service: Service) -> None:
+    label = post(service, data=ASTRONAUT).json()["label"]
+    seconds = [f"deepfake_{s}_seconds_count" for s in ("decode", "detect", "classify", "request")]
+    counters = [*seconds, "deepfake_faces_per_image_count", "deepfake_fake_probability_count"]
+    before = {name: metric(service, name) for name in counters}
+    verdicts = metric(service, "deepfake_verdicts_total", label=label)
+    errors = metric(service, "deepfake_errors_total", code="no_face")
+    post(service, data=ASTRONAUT)
+    post(service, data=png(GREY))
+    assert metric(service, "deepfake_verdicts_total", label=label) == verdicts + 1
+    assert metric(service, "deepfake_errors_total", code="no_face") == errors + 1
+    assert metric(service, "deepfake_classify_seconds_count") == before[seconds[2]] + 1
+    assert metric(service, "deepfake_decode_seconds_count") == before[seconds[0]] + 2
+    for name in counters:
+        assert metric(service, name) > before[name], name
+
+
+def test_several_faces_are_all_judged(service: Service) -> None:
+    photos = [Image.open(p).resize((300, 300)) for p in sorted(FIXTURES.glob("t2i_*.jpg"))[:4]]
+    scene = Image.new("RGB", (1200, 300))
+    for i, photo in enumerate(photos):
+        scene.paste(photo, (300 * i, 0))
+    body = post(service, data=png(scene)).json()
+    assert body["faces_found"] == 4
+    assert body["fake_probability"] == max(f["fake_probability"] for f in body["faces"])
+
+
+def test_nothing_of_an_upload_reaches_the_logs(service: Service) -> None:
+    marker = "UPLOAD-MARKER-7f3a"
+    post(service, data=marker.encode())
+    post(service, json={"image": marker})
+    written = b"".join(p.read_bytes() for p in Path(service.logs).iterdir())
+    assert written
+    assert marker.encode() not in written
