@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
 DATA ?= data
 CROPS ?= crops
@@ -38,9 +38,11 @@ check: .venv/ready
 .PHONY: setup
 setup: .venv/ready
 
+# The packages take some minutes to download the first time (PyTorch alone has gigabytes); a
+# CPU-only PyTorch from another index: make setup PIP_EXTRA_INDEX_URL=...
 .venv/ready: pyproject.toml constraints.txt
+	@echo 'making .venv from the pinned packages; this takes minutes the first time ...'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'
 	touch $@
 
