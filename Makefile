@@ -80,7 +80,7 @@ model_store/deepfake.mar: saved_model.pth handler/deepfake_handler.py handler/mo
 ## frontend: start the page alone, for a TorchServe that already runs
 .PHONY: frontend
 frontend: .venv/ready
-	$(BIN)/gunicorn --bind 127.0.0.1:5000 --threads 8 'frontend.app:create_app()'
+	$(BIN)/gunicorn --bind 127.0.0.1:5000 --threads 8 --no-control-socket 'frontend.app:create_app()'
 
 ## diagnostic: is everything here that is needed? each line OK, or what to do
 .PHONY: diagnostic

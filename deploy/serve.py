@@ -68,7 +68,7 @@ def page(opt: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
         "DEEPFAKE_TORCHSERVE_URL": f"http://127.0.0.1:{opt.inference_port}",
         "DEEPFAKE_MANAGEMENT_URL": f"http://127.0.0.1:{opt.management_port}",
     }
-    command = [sys.executable, "-m", "gunicorn", "--threads", "8", "--graceful-timeout", "10"]
+    command = [sys.executable, "-m", "gunicorn", "--threads", "8", "--no-control-socket"]
     command += ["--bind", f"127.0.0.1:{opt.page_port}", "frontend.app:create_app()"]
     with (opt.logs / "page.log").open("ab") as log:
         process = subprocess.Popen(

@@ -79,10 +79,10 @@ def test_make_stop_leaves_nothing_even_after_the_launcher_was_killed(tmp_path: P
 def test_a_port_in_use_is_named(service: Service, tmp_path: Path) -> None:
     port = int(service.url.partition("127.0.0.1:")[2].partition("/")[0])
     page, management, metrics = free_ports(3)
-    options = f"--page-port {page} --management-port {management} --metrics-port {metrics}"
+    ports = f"--page-port {page} --management-port {management} --metrics-port {metrics}"
+    options = f"{ports} --inference-port {port} --logs {tmp_path}"
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.serve", *options.split()]
-        + ["--inference-port", str(port), "--logs", str(tmp_path)],
+        [sys.executable, "-m", "deploy.serve", *options.split()],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -6,6 +6,7 @@ import re
 
 import requests
 
+from frontend.views import percent
 from tests.e2e.conftest import ROOT, Service
 
 ASTRONAUT = (ROOT / "tests" / "fixtures" / "astronaut.jpg").read_bytes()
@@ -20,8 +21,7 @@ def test_a_photo_gets_its_verdict_in_words_and_pictures(service: Service) -> Non
     direct = requests.post(service.url, data=ASTRONAUT, timeout=60).json()
     page = requests.post(service.page, files={"image": ASTRONAUT}, timeout=60)
     assert page.status_code == 200
-    percent = f"{direct['confidence'] * 100:.1f} %"
-    assert f"{direct['label']}, {percent} confidence" in words(page.text)
+    assert f"{direct['label']}, {percent(direct['confidence'])} confidence" in words(page.text)
     assert "not a proof" in words(page.text)
     assert page.text.count("data:image/jpeg;base64,") == 2, "the photo and its face"
     assert 'viewBox="0 0 512 512"' in page.text

@@ -1,0 +1,370 @@
+"""What a visitor of the page notices, against a real HTTP server in TorchServe's place."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import re
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from PIL import Image
+
+from frontend.app import create_app
+
+
+def photo(size: tuple[int, int] = (320, 240), kind: str = "JPEG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "tan").save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def face(p_fake: float, left: int = 10) -> dict[str, Any]:
+    fake = p_fake > 0.5
+    return {
+        "box": [left, 20.0, left + 60, 100.0],
+        "detection_score": 0.9987,
+        "label": "Fake" if fake else "Real",
+        "confidence": p_fake if fake else 1 - p_fake,
+        "fake_probability": p_fake,
+        "views": {"original": 0.1234, "flip": 0.5678, "jitter": 0.9012},
+        "crop": base64.b64encode(photo((64, 64))).decode(),
+    }
+
+
+def verdict(*p_fakes: float, faces_found: int = 0) -> dict[str, Any]:
+    faces = [face(p, 10 + 80 * i) for i, p in enumerate(p_fakes)]
+    worst = max(faces, key=lambda f: f["fake_probability"])
+    return {
+        **{key: worst[key] for key in ("label", "confidence", "fake_probability")},
+        "threshold": 0.5,
+        "faces": faces,
+        "faces_found": faces_found or len(faces),
+        "image": {"width": 320, "height": 240},
+        "model": {
+            "name": "deepfake",
+            "version": "1.0",
+            "checkpoint": "0123456789abcdef" * 4,
+            "backbone": "some_net",
+        },
+    }
+
+
+def typed(code: str, status: int, message: str = "Something about the photo.") -> dict[str, Any]:
+    return {"error": {"code": code, "message": message, "status": status}}
+
+
+class Backend(ThreadingHTTPServer):
+    """TorchServe's two addresses in one; answers with ``status`` and ``body`` after ``delay``."""
+
+    status = 200
+    body: Any = None
+    delay = 0.0
+    workers: tuple[str, ...] = ("READY",)
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.seen: list[tuple[str, str | None, str | None, bytes]] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Backend
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        asked = (self.headers["X-Crops"], self.headers["Content-Type"])
+        self.server.seen.append((self.path, *asked, body))
+        time.sleep(self.server.delay)
+        with contextlib.suppress(ConnectionError):  # the asker may have given up
+            self._send(self.server.status, self.server.body)
+
+    def do_GET(self) -> None:
+        known = self.path == "/models/deepfake"
+        workers = [{"id": "9000", "status": status} for status in self.server.workers]
+        self._send(200 if known else 404, [{"modelName": "deepfake", "workers": workers}])
+
+    def _send(self, status: int, body: Any) -> None:
+        blob = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(blob)))
+        self.end_headers()
+        self.wfile.write(blob)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def backend() -> Iterator[Backend]:
+    with Backend() as server:
+        server.body = verdict(0.873)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def app(backend: Backend) -> Flask:
+    return create_app({"TORCHSERVE_URL": backend.url, "MANAGEMENT_URL": backend.url, "TIMEOUT": 5})
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def nowhere() -> FlaskClient:
+    """A frontend whose backend's port is closed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    return create_app({"TORCHSERVE_URL": url, "MANAGEMENT_URL": url}).test_client()
+
+
+def send(client: FlaskClient, blob: bytes, path: str = "/", name: str = "me.jpg") -> Any:
+    return client.post(path, data={"image": (io.BytesIO(blob), name)})
+
+
+def shown_photo(page: str) -> Image.Image:
+    found = re.search(r'<img src="data:image/jpeg;base64,([^"]+)" alt="The photo you sent"', page)
+    assert found
+    return Image.open(io.BytesIO(base64.b64decode(found[1])))
+
+
+def test_the_start_page_has_a_form_that_needs_no_script(client: FlaskClient) -> None:
+    page = client.get("/").text
+    assert re.search(r'<form[^>]* method="post"[^>]* enctype="multipart/form-data"', page)
+    assert '<input id="image" type="file" name="image" required' in page
+    assert 'id="headline"' not in page
+
+
+@pytest.mark.parametrize(
+    ("p_fake", "words"),
+    [
+        (0.873, "Fake, 87.3 % confidence"),
+        (0.04, "Real, 96.0 % confidence"),
+        (0.99996, "Fake, over 99.9 % confidence"),
+    ],
+)
+def test_the_verdict_is_a_headline(
+    client: FlaskClient, backend: Backend, p_fake: float, words: str
+) -> None:
+    backend.body = verdict(p_fake)
+    answer = send(client, photo())
+    assert answer.status_code == 200
+    headline = re.search(r'id="headline"[^>]*>([^<]*)<', answer.text)
+    assert headline
+    assert headline[1] == words
+    assert "not a proof" in answer.text
+    assert "version 1.0" in answer.text
+    assert "<code>0123456789ab</code>" in answer.text
+
+
+def test_every_face_has_a_box_and_a_card(client: FlaskClient, backend: Backend) -> None:
+    backend.body = verdict(0.2, 0.9, 0.4, faces_found=40)
+    page = send(client, photo()).text
+    assert page.count('class="edge"') == 3
+    assert page.count('<li class="card face">') == 3
+    assert page.count('alt="Face ') == 3
+    assert 'viewBox="0 0 320 240"' in page
+    assert '<rect class="edge" x="90" y="20.0" width="60"' in page
+    assert "40 faces were found, and the 3 largest examined" in page
+    for shown in ("12.3 %", "56.8 %", "90.1 %", "99.9 %"):  # the views and the detection score
+        assert shown in page
+
+
+def test_the_photo_is_shown_upright_and_small(client: FlaskClient) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: turn right
+    shown = shown_photo(send(client, photo((2600, 1300), exif=exif)).text)
+    assert shown.size == (640, 1280)
+    assert shown.format == "JPEG"
+    assert 0x0112 not in shown.getexif()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16"])
+def test_photos_of_every_mode_are_shown(client: FlaskClient, mode: str) -> None:
+    buffer = io.BytesIO()
+    Image.new(mode, (64, 48)).save(buffer, "TIFF")
+    assert shown_photo(send(client, buffer.getvalue()).text).size == (64, 48)
+
+
+def test_a_photo_that_cannot_be_shown_still_gets_its_verdict(client: FlaskClient) -> None:
+    answer = send(client, b"the backend reads this, Pillow does not")
+    assert answer.status_code == 200
+    assert "Fake, 87.3 % confidence" in answer.text
+    assert "The photo you sent" not in answer.text
+
+
+def test_the_backend_gets_the_file_as_it_is(client: FlaskClient, backend: Backend) -> None:
+    blob = photo()
+    send(client, blob)
+    send(client, blob, name="me.heic")
+    assert backend.seen == [
+        ("/predictions/deepfake", "true", "image/jpeg", blob),
+        ("/predictions/deepfake", "true", "application/octet-stream", blob),
+    ]
+
+
+REFUSALS = [
+    (422, typed("no_face", 422), 422, "no_face", "No face found"),
+    (415, typed("unsupported_format", 415), 415, "unsupported_format", "not a photo we can read"),
+    (413, typed("too_many_pixels", 413), 413, "too_many_pixels", "too many pixels"),
+    (413, b"", 413, "image_too_large", "The file is too large"),
+    (500, typed("internal_error", 500), 500, "internal_error", "went wrong on our side"),
+    (503, {"code": 503, "type": "Busy", "message": "?"}, 503, "backend_busy", "is busy"),
+    (507, {"code": 507, "message": "Worker died."}, 502, "backend_failed", "wrong on our side"),
+    (500, b"<html>", 502, "backend_failed", "wrong on our side"),
+    (404, {"code": 404, "message": "No model"}, 502, "backend_failed", "wrong on our side"),
+    (200, b"not JSON", 502, "backend_failed", "wrong on our side"),
+    (200, [1], 502, "backend_failed", "wrong on our side"),
+    (200, {"label": "Fake"}, 502, "backend_failed", "wrong on our side"),
+]
+
+
+@pytest.mark.parametrize(("sent", "body", "status", "code", "words"), REFUSALS)
+def test_errors_come_in_words_and_in_json(
+    client: FlaskClient, backend: Backend, sent: int, body: Any, status: int, code: str, words: str
+) -> None:
+    backend.status, backend.body = sent, body
+    page = send(client, photo())
+    assert page.status_code == status
+    assert words in page.text
+    assert "What to do:" in page.text
+    assert 'type="file"' in page.text  # to try again at once
+    api = send(client, photo(), "/api/detect")
+    assert api.status_code == status
+    assert api.json["error"]["code"] == code
+    assert api.json["error"]["status"] == status
+    assert api.headers.get("Retry-After") == ("2" if status == 503 else None)
+
+
+def test_markup_in_an_error_is_not_run(client: FlaskClient, backend: Backend) -> None:
+    backend.status, backend.body = 400, typed("bad_request", 400, "<script>alert(1)</script>")
+    assert "<script>alert" not in send(client, photo()).text
+
+
+def test_no_backend(nowhere: FlaskClient) -> None:
+    page = send(nowhere, photo())
+    assert page.status_code == 502
+    assert "The detector cannot be reached" in page.text
+    assert send(nowhere, photo(), "/api/detect").json["error"]["code"] == "backend_unreachable"
+    assert nowhere.get("/readyz").status_code == 503
+    assert nowhere.get("/healthz").status_code == 200
+
+
+def test_a_slow_backend(backend: Backend) -> None:
+    backend.delay = 0.5
+    app = create_app({"TORCHSERVE_URL": backend.url, "TIMEOUT": 0.1})
+    answer = send(app.test_client(), photo(), "/api/detect")
+    assert answer.status_code == 504
+    assert answer.json["error"]["code"] == "backend_timeout"
+
+
+def test_no_photo(client: FlaskClient, backend: Backend) -> None:
+    for answer in (client.post("/"), send(client, b""), client.post("/", data={"image": "text"})):
+        assert answer.status_code == 400
+        assert "No photo was chosen" in answer.text
+    assert client.post("/api/detect").json["error"]["code"] == "empty_input"
+    assert backend.seen == []
+
+
+def test_the_api_passes_the_answer_on(client: FlaskClient, backend: Backend) -> None:
+    blob = photo()
+    assert send(client, blob, "/api/detect").json == backend.body
+    assert client.post("/api/detect?crops=true", data=blob).json == backend.body
+    curl = "application/x-www-form-urlencoded"  # what curl --data-binary claims
+    assert client.post("/api/detect", data=blob, content_type=curl).json == backend.body
+    client.post("/api/detect", json={"image": "aGk="})
+    assert [(seen[1], seen[2]) for seen in backend.seen] == [
+        ("false", "image/jpeg"),
+        ("true", "application/octet-stream"),
+        ("false", "application/octet-stream"),
+        ("false", "application/json"),
+    ]
+    assert {seen[3] for seen in backend.seen[:3]} == {blob}
+
+
+def test_flasks_own_errors(client: FlaskClient, app: Flask) -> None:
+    assert "There is no such page" in client.get("/nothing").text
+    assert client.get("/api/nothing").json["error"]["code"] == "not_found"
+    answer = client.get("/api/detect")
+    assert (answer.status_code, answer.json["error"]["status"]) == (405, 405)
+    assert "POST" in answer.headers["Allow"]
+    app.config["MAX_CONTENT_LENGTH"] = 1000
+    answer = send(client, bytes(2000))
+    assert answer.status_code == 413
+    assert "The file is too large" in answer.text
+    chunked = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
+    for environ in ({}, chunked):
+        answer = client.post("/api/detect", data=bytes(2000), environ_overrides=environ)
+        assert (answer.status_code, answer.json["error"]["code"]) == (413, "image_too_large")
+
+
+@pytest.mark.parametrize(
+    ("workers", "status"), [(("READY",), 200), (("LOADING", "READY"), 200), ((), 503)]
+)
+def test_ready_when_a_worker_is(
+    client: FlaskClient, backend: Backend, workers: tuple[str, ...], status: int
+) -> None:
+    backend.workers = workers
+    assert client.get("/readyz").status_code == status
+
+
+def test_not_ready_while_loading_or_unknown(client: FlaskClient, backend: Backend) -> None:
+    backend.workers = ("LOADING",)
+    assert client.get("/readyz").status_code == 503
+    other = create_app({"MANAGEMENT_URL": backend.url, "MODEL_NAME": "other"})
+    assert other.test_client().get("/readyz").status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/healthz", "/static/style.css"])
+def test_headers(client: FlaskClient, path: str) -> None:
+    with client.get(path) as answer:  # closes the static file
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+def test_the_page_keeps_to_its_own_policy(client: FlaskClient) -> None:
+    page = send(client, photo()).text
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)
+    assert not re.search(r'(?:src|href|action)="(?!/|data:)', page)
+
+
+def test_uploads_never_touch_the_disk(
+    client: FlaskClient, backend: Backend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    blob = bytes(2_000_000)
+    head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
+    body = head + blob + b"\r\n--x--\r\n"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))  # any temp file fails
+    answer = client.post("/", data=body, content_type="multipart/form-data; boundary=x")
+    assert answer.status_code == 200
+    assert backend.seen[0][3] == blob
+
+
+def test_settings_come_from_the_environment(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPFAKE_TORCHSERVE_URL", backend.url + "/")
+    monkeypatch.setenv("DEEPFAKE_MODEL_NAME", "a/b")
+    send(create_app().test_client(), photo())
+    assert backend.seen[0][0] == "/predictions/a%2Fb"
