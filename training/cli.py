@@ -6,9 +6,9 @@ import argparse
 import contextlib
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from deepfake.errors import DeepfakeError
+from deepfake.errors import DataError, DeepfakeError
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -25,7 +25,8 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except DeepfakeError as error:
-        message = str(error)
+        # From a data-loading process it comes with that process's traceback before it.
+        message = str(error).strip().splitlines()[-1].removeprefix(f"{_full_name(error)}: ")
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
@@ -33,6 +34,21 @@ def run(main: Callable[[], int | None]) -> None:
         message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
+
+
+def check_numbers(
+    opt: argparse.Namespace, above_zero: Sequence[str], not_negative: Sequence[str] = ()
+) -> None:
+    """DataError for the first of these options that is out of range, or not a number."""
+    for name in (*above_zero, *not_negative):
+        value, zero_will_do = getattr(opt, name), name in not_negative
+        if not (value > 0 or (zero_will_do and value == 0)):
+            wanted = "0 or more" if zero_will_do else "above 0"
+            raise DataError(f"--{name.replace('_', '-')} is {value}, not {wanted}.")
+
+
+def _full_name(error: Exception) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
 def keep_memory() -> None:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from deepfake.errors import DataError, DeepfakeError
 from deepfake.faces import DETECT_SIDE, MARGIN, MIN_SCORE, FaceDetector, crop_face
 from deepfake.images import decode
-from training.cli import parser, run
+from training.cli import check_numbers, parser, run
 from training.data import Sample, read_samples, write_manifest
 
 _detector: FaceDetector | None = None
@@ -141,6 +141,7 @@ def main() -> int:
     args.add_argument("--max-side", type=int, default=512, help="larger crops are reduced, pixels")
     args.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     opt = args.parse_args()
+    check_numbers(opt, above_zero=("max_side", "workers"), not_negative=("margin",))
     crop_all(read_samples(opt.data), opt.out, opt.margin, opt.max_side, opt.workers)
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -66,18 +67,23 @@ def _from_folders(data: Path) -> list[Sample]:
 
 
 def _from_manifest(manifest: Path) -> list[Sample]:
-    with manifest.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = {"path", "label"} - set(reader.fieldnames or ())
-        if missing:
-            raise DataError(f"{manifest} lacks the column(s) {', '.join(sorted(missing))}.")
-        return [_sample(manifest, n, row) for n, row in enumerate(reader, start=2)]
+    try:
+        with manifest.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            missing = {"path", "label"} - set(reader.fieldnames or ())
+            if missing:
+                raise DataError(f"{manifest} lacks the column(s) {', '.join(sorted(missing))}.")
+            return [_sample(manifest, n, row) for n, row in enumerate(reader, start=2)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{manifest} is not a CSV file in UTF-8.") from error
 
 
 def _sample(manifest: Path, line: int, row: dict[str, str]) -> Sample:
     label, split = (row["label"] or "").strip().lower(), (row.get("split") or "").strip().lower()
     if label not in LABELS:
         raise DataError(f"{manifest}, line {line}: label is {label!r}, not real or fake.")
+    if not row["path"]:
+        raise DataError(f"{manifest}, line {line}: the path is missing.")
     if split and split not in SPLITS:
         raise DataError(f"{manifest}, line {line}: split is {split!r}, not train, val or test.")
     return Sample(
@@ -145,29 +151,47 @@ def folds(
 ) -> list[tuple[list[Sample], list[Sample]]]:
     """Stratified group k-fold: (train, val) samples per fold, whole groups at a time.
 
-    Strata are label x source, so that every fold validates on every source.
+    Strata are label x source, so that every fold validates on every source, if it is big enough.
+
+    Raises:
+        DataError: some fold would have images of one class only.
     """
     strata = [f"{s.label}/{s.source}" for s in samples]
     groups = [s.group for s in samples]
     splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
-    if len(set(groups)) < n_folds:
-        raise DataError(f"{len(set(groups))} group(s) cannot make {n_folds} folds.")
-    return [
-        ([samples[i] for i in train], [samples[i] for i in val])
-        for train, val in splitter.split(np.zeros(len(strata)), strata, groups)
-    ]
+    for label, name in enumerate(LABELS):
+        found = len({s.group for s in samples if s.label == label})
+        if found < n_folds:
+            raise DataError(f"{found} group(s) of {name} images cannot make {n_folds} folds.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a source with fewer images than folds
+        dealt = list(splitter.split(np.zeros(len(strata)), strata, groups))
+    parts = [([samples[i] for i in train], [samples[i] for i in val]) for train, val in dealt]
+    if any(len({s.label for s in part}) < 2 for pair in parts for part in pair):
+        raise DataError(f"{n_folds} folds would leave one with a single class; take fewer.")
+    return parts
 
 
-def balanced(samples: Sequence[Sample], seed: int) -> list[Sample]:
+def balanced(samples: Sequence[Sample], seed: int, by_source: bool = False) -> list[Sample]:
     """As many reals as fakes: all of the smaller class, and as many drawn from the larger.
 
     Called with another seed each epoch, so that in the end all images of the larger class are
     used. The order is shuffled.
+
+    Args:
+        by_source: give every source of a class the same share; small ones are repeated.
     """
     rng = np.random.default_rng(seed)
     by_label = [[s for s in samples if s.label == label] for label in range(len(LABELS))]
     size = min(len(group) for group in by_label)
-    drawn = [group[i] for group in by_label for i in rng.permutation(len(group))[:size]]
+    drawn = []
+    for group in by_label:
+        sources = sorted({s.source for s in group}) if by_source else [None]
+        for source in sources:
+            cell = [s for s in group if source in (None, s.source)]
+            wanted = size // len(sources)
+            order = [i for _ in range(-(-wanted // len(cell))) for i in rng.permutation(len(cell))]
+            drawn += [cell[i] for i in order[:wanted]]
     return [drawn[i] for i in rng.permutation(len(drawn))]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,9 +20,9 @@ from tqdm import tqdm
 
 from deepfake.errors import DataError, DeepfakeError
 from deepfake.pipeline import Pipeline
-from training.cli import keep_memory, parser, run
+from training.cli import check_numbers, keep_memory, parser, run
 from training.data import LABELS, SPLITS, Sample, limited, of_split, read_samples
-from training.report import Result, markdown, plot, summarise
+from training.report import Result, markdown, plot, summarise, to_json
 
 BATCH = 8  # photos per call of the pipeline
 
@@ -37,8 +36,12 @@ def arguments() -> argparse.Namespace:
     args.add_argument("--limit", type=int, default=0, help="so many photos at random; 0: all")
     args.add_argument("--rounds", type=int, default=1000, help="bootstrap resamples")
     args.add_argument("--seed", type=int, default=0)
-    args.add_argument("--device", default="cpu", help="where the classifier runs: cpu or cuda")
-    return args.parse_args()
+    args.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="classifier's place")
+    opt = args.parse_args()
+    check_numbers(opt, above_zero=("rounds",), not_negative=("limit", "seed"))
+    if opt.device == "cuda" and not torch.cuda.is_available():
+        raise DataError("--device is cuda, but no GPU is seen; see python -m training.diagnostic.")
+    return opt
 
 
 def predict(
@@ -123,7 +126,7 @@ def main() -> int:
         "python": platform.python_version(),
     }
     text = markdown(report)
-    (opt.out / "evaluation.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    (opt.out / "evaluation.json").write_text(to_json(report), encoding="utf-8")
     (opt.out / "evaluation.md").write_text(text, encoding="utf-8")
     drawn = plot(results, opt.out / "evaluation.png")
     print(text)

@@ -21,4 +21,5 @@ def focal_loss(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: float
     """
     log_p = F.log_softmax(logits.float(), dim=1)
     log_pt = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
-    return (-alpha * torch.expm1(log_pt).neg().pow(gamma) * log_pt).mean()
+    miss = torch.expm1(log_pt).neg().clamp(min=1e-20)  # below gamma 1, no gradient at 0
+    return (-alpha * miss.pow(gamma) * log_pt).mean()

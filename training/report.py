@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,19 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def to_json(report: Any) -> str:
+    """The report as JSON, with null for what is not known: JSON has no NaN."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: known(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [known(v) for v in value]
+        return None if isinstance(value, float) and np.isnan(value) else value
+
+    return json.dumps(known(report), indent=2, allow_nan=False)
+
+
 def _cell(value: float, interval: Sequence[float]) -> str:
     if np.isnan(value):
         return "n/a"
@@ -136,7 +150,7 @@ def plot(results: list[Result], path: Path) -> bool:
         if len(set(labels)) == 2:
             fpr, tpr, _ = roc_curve(labels, p_fake)
             roc.plot(fpr, tpr, label=name)
-    roc.plot([0, 1], [0, 1], "k:", linewidth=1)
+    roc.plot([0, 1], [0, 1], "k:", linewidth=1, label="chance")
     roc.set(title="ROC", xlabel="real photos called fake", ylabel="fakes found")
     roc.legend(fontsize="small")
     labels, p_fake, _, _ = _columns(answered)

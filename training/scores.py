@@ -81,11 +81,12 @@ def mean_over_sources(
 
 
 def auc_by_source(labels: Ints, p_fake: Floats, sources: Sequence[str]) -> dict[str, float]:
-    """ROC-AUC of each source; NaN where a source has one class."""
+    """ROC-AUC of each source that has both classes."""
     names = np.asarray(sources)
     return {
-        str(name): scores(labels[names == name], p_fake[names == name])["roc_auc"]
+        str(name): float(metrics.roc_auc_score(labels[names == name], p_fake[names == name]))
         for name in sorted(set(sources))
+        if len(np.unique(labels[names == name])) == 2
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,23 @@ from deepfake.model import DeepfakeDetector
 
 
 def initial_model(opt: argparse.Namespace, say: Callable[..., None]) -> DeepfakeDetector:
-    """The model of ``--backbone`` with the best start that can be had, and a line saying which."""
+    """The model of ``--backbone`` with the best start that can be had, and a line saying which.
 
+    Raises:
+        DataError: ``--init`` or ``--backbone`` cannot be used, or not at ``--image-size``.
+    """
+    try:
+        model = _create(opt, say).eval()
+        with torch.inference_mode():
+            model(torch.zeros(1, 3, opt.image_size, opt.image_size))
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # timm's own refusals
+        wanted = f"--backbone {opt.backbone} with --image-size {opt.image_size}"
+        reason = (str(error).splitlines() or [""])[0].rstrip(".")
+        raise DataError(f"{wanted} cannot be used: {reason}.") from error
+    return model
+
+
+def _create(opt: argparse.Namespace, say: Callable[..., None]) -> DeepfakeDetector:
     def build(pretrained: bool) -> DeepfakeDetector:
         return DeepfakeDetector(opt.backbone, opt.image_size, pretrained, opt.dropout)
 
@@ -26,6 +40,7 @@ def initial_model(opt: argparse.Namespace, say: Callable[..., None]) -> Deepfake
         say(f"starting from {opt.init}: {_load(model, opt.init)}")
         return model
     if opt.pretrained:
+        say("asking timm's hub for ImageNet weights ...")
         try:
             model = build(pretrained=True)
             say(f"starting from timm's ImageNet weights of {opt.backbone}")
@@ -61,7 +76,7 @@ def _state_dict(path: Path) -> Mapping[str, Tensor]:
         raise DataError(f"--init {path} does not exist.")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # the unpickler fails in a dozen types on bytes that are no pickle
         raise DataError(f"--init {path} is damaged or holds more than weights.") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

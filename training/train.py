@@ -25,7 +25,7 @@ from accelerate import Accelerator
 
 from deepfake.errors import DataError
 from deepfake.model import DEFAULT_BACKBONE
-from training.cli import keep_memory, parser, run
+from training.cli import check_numbers, keep_memory, parser, run
 from training.data import Sample, folds, limited, of_split, read_samples
 from training.trainer import Trainer
 
@@ -38,6 +38,9 @@ def arguments() -> argparse.Namespace:
     group.add_argument("--out", type=Path, default=Path("runs/b4"), help="folder for the results")
     group.add_argument("--limit", type=int, default=0, help="use so many images per split; 0: all")
     group.add_argument("--folds", type=int, default=0, help="k of stratified group k-fold; 0: off")
+    group.add_argument(
+        "--balance-sources", action="store_true", help="the same share for every source"
+    )
     group.add_argument("--fresh", action="store_true", help="start over in an --out that exists")
 
     group = args.add_argument_group("model")
@@ -77,9 +80,11 @@ def arguments() -> argparse.Namespace:
 
 def check(opt: argparse.Namespace) -> argparse.Namespace:
     """Refuse options that cannot work before anything is read."""
-    for name in ("epochs", "batch_size", "lr", "patience", "clip", "image_size"):
-        if not getattr(opt, name) > 0:
-            raise DataError(f"--{name.replace('_', '-')} is {getattr(opt, name)}, not above 0.")
+    check_numbers(
+        opt,
+        above_zero=("epochs", "batch_size", "lr", "patience", "clip", "image_size"),
+        not_negative=("limit", "weight_decay", "warmup_epochs", "focal_gamma", "seed", "workers"),
+    )
     if opt.folds == 1 or opt.folds < 0:
         raise DataError(f"--folds is {opt.folds}; 2 or more, or 0 for none.")
     if not 0 <= opt.dropout < 1:
@@ -125,8 +130,10 @@ def main() -> int:
         keep_memory()
     acc = Accelerator(mixed_precision=precision, cpu=not on_gpu)
     samples = read_samples(opt.data, opt.seed)
-    train = limited(of_split(samples, "train"), opt.limit, opt.seed)
-    val = limited(of_split(samples, "val"), opt.limit, opt.seed)
+    train, val = (
+        of_split(limited(of_split(samples, split), opt.limit, opt.seed), split)  # both classes left
+        for split in ("train", "val")
+    )
     acc.print(f"{len(train)} train and {len(val)} validation images on {acc.device}, {precision}")
     if opt.fresh and acc.is_main_process:
         shutil.rmtree(opt.out, ignore_errors=True)

@@ -30,6 +30,8 @@ from training.plots import plot_curves, read_rows
 from training.scores import auc_by_source, fit_temperature, mean_over_sources, scores
 from training.start import initial_model
 
+_PROGRESS = ("epoch", "best", "best_epoch")  # of State, as last.pth keeps them
+
 
 class Crops(Dataset[tuple[Tensor, int, int]]):
     """(pixels uint8 (3, size, size), label, index) of each sample.
@@ -82,7 +84,7 @@ class Trainer:
         out: Path,
     ) -> None:
         self.opt, self.acc, self.train, self.val, self.out = opt, accelerator, train, val, out
-        self.steps = self._loader(1).__len__()
+        self.steps = len(self._loader(1))
         torch.manual_seed(opt.seed)
         model = initial_model(opt, accelerator.print)
         model = model.to(memory_format=torch.channels_last)
@@ -121,7 +123,7 @@ class Trainer:
             share = self.val[acc.process_index :: acc.num_processes]
             data = Crops(share, opt.image_size)
         else:
-            drawn = balanced(self.train, seed=opt.seed * 1000 + epoch)
+            drawn = balanced(self.train, opt.seed * 1000 + epoch, opt.balance_sources)
             # Every process takes the same number of steps, or they would wait for ever.
             usable = len(drawn) // acc.num_processes * acc.num_processes
             share = drawn[acc.process_index : usable : acc.num_processes]
@@ -144,13 +146,14 @@ class Trainer:
             self._set_lr((epoch - 1) * self.steps + step - 1)
             loss = self._step(pixels.to(self.acc.device), labels.to(self.acc.device))
             if not math.isfinite(loss):
-                raise DataError(
-                    f"The loss became {loss} in epoch {epoch}, step {step}; lower --lr. "
-                    f"The best epoch so far is kept in {self.out}."
-                )
+                raise self._diverged(f"The loss became {loss} in epoch {epoch}, step {step}")
             total, images = total + loss, images + len(labels)
             bar.set_postfix(loss=f"{total / step:.4f}", refresh=False)
         return total / step, images * self.acc.num_processes
+
+    def _diverged(self, what: str) -> DataError:
+        kept = f" The best epoch so far is kept in {self.out}." if self.state.best_epoch else ""
+        return DataError(f"{what}; lower --lr.{kept}")
 
     def _set_lr(self, step: int) -> None:
         opt = self.opt
@@ -180,6 +183,8 @@ class Trainer:
             sources = [share[i].source for i in index.tolist()]
             rows += zip(labels.tolist(), p_fake, sources, strict=True)
         rows = gather_object(rows)
+        if not all(math.isfinite(p) for _, p, _ in rows):
+            raise self._diverged("The network's answers in validation are no numbers any more")
         return _validation_row(*(np.array(column) for column in zip(*rows, strict=True)))
 
     def _finish_epoch(self, row: dict[str, Any]) -> None:
@@ -224,9 +229,7 @@ class Trainer:
             "options": _plain(self.opt),
             "model": state.model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
-            "epoch": state.epoch,
-            "best": state.best,
-            "best_epoch": state.best_epoch,
+            **{k: getattr(state, k) for k in _PROGRESS},
         }
         part = self.out / "last.pth.part"
         torch.save(content, part)
@@ -250,8 +253,7 @@ class Trainer:
         state = self.state
         state.model.load_state_dict(content["model"])
         state.optimizer.load_state_dict(content["optimizer"])
-        state.epoch, state.best = content["epoch"], content["best"]
-        state.best_epoch = content["best_epoch"]
+        state.epoch, state.best, state.best_epoch = (content[k] for k in _PROGRESS)
         if self.acc.is_main_process:  # a kill may have left a line of an epoch that is run again
             kept = [r for r in read_rows(self.out) if r["epoch"] <= state.epoch]
             text = "".join(json.dumps(r) + "\n" for r in kept)
@@ -265,7 +267,7 @@ class Trainer:
 def lr_factor(step: int, warmup: float, total: int) -> float:
     """Share of the full learning rate: a linear warm-up, then half a cosine down to zero."""
     if step < warmup:
-        return (step + 1) / warmup
+        return min(1.0, (step + 1) / warmup)
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 

@@ -67,6 +67,8 @@ class FaceDetector:
     def _detect(
         self, image: Image.Image, offset: tuple[int, int]
     ) -> list[tuple[np.ndarray, float]]:
+        if min(image.size) < MIN_FACE:
+            return []  # a strip with no room for a face, on which MTCNN would fail
         boxes, scores = self.network.detect(image)
         if boxes is None:
             return []

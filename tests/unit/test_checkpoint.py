@@ -1,0 +1,238 @@
+"""saved_model.pth: what it remembers, and that nothing else is taken for one."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deepfake.checkpoint import Checkpoint, load, save, sha256
+from deepfake.errors import CheckpointError
+from tests.conftest import TINY
+
+MakeCheckpoint = Callable[..., Checkpoint]
+
+
+@pytest.fixture
+def saved(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> Path:
+    path = tmp_path / "runs" / "saved_model.pth"
+    save(path, make_checkpoint())
+    return path
+
+
+def logits(checkpoint: Checkpoint) -> torch.Tensor:
+    size = checkpoint.model.image_size
+    pixels = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (4, 3, size, size), dtype=np.uint8)
+    )
+    with torch.inference_mode():
+        return checkpoint.model(checkpoint.model.preprocess(pixels))
+
+
+def test_full_precision_gives_the_very_same_answers(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    checkpoint = make_checkpoint()
+    save(tmp_path / "a.pth", checkpoint, half=False)
+    assert torch.equal(logits(load(tmp_path / "a.pth")), logits(checkpoint))
+
+
+def test_half_precision_gives_nearly_the_same_in_half_the_space(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    checkpoint = make_checkpoint()
+    save(tmp_path / "full.pth", checkpoint, half=False)
+    save(tmp_path / "half.pth", checkpoint)
+    halved = logits(load(tmp_path / "half.pth"))
+    torch.testing.assert_close(halved, logits(checkpoint), atol=0.02, rtol=0.02)
+    assert not torch.equal(halved, logits(checkpoint))
+    sizes = [(tmp_path / name).stat().st_size for name in ("half.pth", "full.pth")]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_large_running_variances_survive_half_precision(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    """They can exceed what float16 holds."""
+    checkpoint = make_checkpoint()
+    name = next(k for k in checkpoint.model.state_dict() if k.endswith("running_var"))
+    checkpoint.model.state_dict()[name].fill_(1e6)
+    save(tmp_path / "a.pth", checkpoint)
+    assert (load(tmp_path / "a.pth").model.state_dict()[name] == 1e6).all()
+
+
+def test_a_loaded_model_is_ready_for_use(saved: Path) -> None:
+    model = load(saved).model
+    assert not any(module.training for module in model.modules())
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_a_checkpoint_says_how_to_use_it(tmp_path: Path, make_checkpoint: MakeCheckpoint) -> None:
+    options = {"crop_margin": 0.35, "temperature": 1.25, "threshold": 0.625}
+    checkpoint = make_checkpoint(image_size=96, **options)
+    checkpoint.model.mean.copy_(torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1))
+    checkpoint.model.std.copy_(torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1))
+    checkpoint.model.dropout = 0.125
+    save(tmp_path / "a.pth", checkpoint)
+    loaded = load(tmp_path / "a.pth")
+    assert {name: getattr(loaded, name) for name in options} == options
+    assert (loaded.model.backbone_name, loaded.model.image_size) == (TINY, 96)
+    assert loaded.model.head[2].p == 0.125
+    torch.testing.assert_close(loaded.model.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
+    torch.testing.assert_close(loaded.model.std.flatten(), torch.tensor([0.4, 0.5, 0.6]))
+
+
+def test_others_can_read_it_without_this_package(saved: Path) -> None:
+    content = torch.load(saved, weights_only=True)
+    assert content["labels"] == ["real", "fake"]
+    assert content["model"]["backbone"] == TINY
+    assert all(isinstance(v, torch.Tensor) for v in content["state_dict"].values())
+
+
+def test_the_checksum_is_that_of_the_file(saved: Path) -> None:
+    expected = hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert load(saved).sha256 == sha256(saved) == expected
+
+
+def test_numpy_numbers_among_the_metrics_survive(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    """Scores come as NumPy's floats, which are floats but would not load."""
+    made = make_checkpoint()
+    metrics = {"auc": np.float64(0.75), "by_source": {"a": np.float64(0.5)}}
+    save(tmp_path / "a.pth", Checkpoint(made.model, 0.2, metrics=metrics, training={"epoch": 3}))
+    loaded = load(tmp_path / "a.pth")
+    assert loaded.metrics == {"auc": 0.75, "by_source": {"a": 0.5}}
+    assert type(loaded.metrics["auc"]) is float
+    assert loaded.training == {"epoch": 3}
+
+
+def refusal(path: Path) -> str:
+    """The one sentence, naming the file, with which a file is refused."""
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(tmp_path / "none.pth")
+    assert "does not exist" in refusal(tmp_path)  # a folder
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 99, b"hello, world\n" * 9, b"PK\x03\x04 no zip"])
+def test_garbage_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    assert "damaged" in refusal(path)
+
+
+def test_any_bytes_are_refused(tmp_path: Path) -> None:
+    """The unpickler takes some bytes for instructions and fails in many ways."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.pth"
+    for _ in range(100):
+        path.write_bytes(rng.integers(0, 256, int(rng.integers(1, 300)), dtype=np.uint8).tobytes())
+        assert "damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_cut_off_file_is_refused(saved: Path, share: float) -> None:
+    blob = saved.read_bytes()
+    saved.write_bytes(blob[: int(len(blob) * share)])
+    assert "damaged" in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    "content", [{"conv.weight": torch.zeros(3)}, torch.zeros(3), [1, 2], {"format": "other/1"}]
+)
+def test_a_foreign_file_is_refused_with_a_hint(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    assert "--init" in refusal(tmp_path / "a.pth")
+
+
+class Payload:
+    """Unpickled without care, it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("write", ["torch", "pickle"])
+def test_code_in_a_file_is_not_run(saved: Path, tmp_path: Path, write: str) -> None:
+    trace = tmp_path / "trace"
+    content = torch.load(saved, weights_only=True) | {"metrics": Payload(trace)}
+    if write == "torch":
+        torch.save(content, saved)
+        torch.load(saved, weights_only=False)
+    else:
+        saved.write_bytes(pickle.dumps(content))
+        pickle.loads(saved.read_bytes())
+    trace.rmdir()  # it was there: the payload works
+    assert "more than weights" in refusal(saved)
+    assert not trace.exists()
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    torch.save(torch.load(path, weights_only=True) | changes, path)
+
+
+def test_weights_of_another_shape_are_refused(saved: Path) -> None:
+    weights = torch.load(saved, weights_only=True)["state_dict"]
+    rewrite(saved, state_dict=weights | {"head.3.weight": torch.zeros(3, 512)})
+    assert "does not fit its own description" in refusal(saved)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state_dict": {}},
+        {"state_dict": {"head.3.bias": 1}},
+        {"model": {"backbone": "no_such_net", "image_size": 64, "dropout": 0.5}},
+        {"model": {"backbone": TINY, "sides": 64}},
+        {"model": None},
+        {"preprocessing": {"mean": [0.5, 0.5], "std": [1, 1, 1], "crop_margin": 0.2}},
+        {"preprocessing": {}},
+        {"calibration": {"temperature": None, "threshold": 0.5}},
+    ],
+    ids=lambda changes: f"{changes}"[:50],
+)
+def test_a_description_that_does_not_fit_is_refused(saved: Path, changes: dict[str, Any]) -> None:
+    rewrite(saved, **changes)
+    assert "does not fit its own description" in refusal(saved)
+
+
+@contextmanager
+def small_disk(limit: int) -> Iterator[None]:
+    """No file may grow beyond ``limit`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_save_that_breaks_off_leaves_the_old_file(
+    saved: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    before = saved.read_bytes()
+    with small_disk(len(before) // 2), pytest.raises((RuntimeError, OSError)):
+        save(saved, make_checkpoint(seed=1))
+    assert saved.read_bytes() == before
+    save(saved, make_checkpoint(seed=1))  # what was left behind is not in the way
+    assert saved.read_bytes() != before
+    assert load(saved).model.image_size == 64

@@ -1,0 +1,331 @@
+"""From photos to verdicts with a small real network: probabilities, labels, batches, errors."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from deepfake import errors
+from deepfake.checkpoint import Checkpoint, save
+from deepfake.faces import Face, FaceDetector, crop_face
+from deepfake.pipeline import FaceVerdict, Pipeline, Verdict
+from deepfake.views import VIEWS, make_views, to_pixels
+from tests.conftest import ASTRONAUT, FAKES, ROOT, montage
+
+MakeCheckpoint = Callable[..., Checkpoint]
+SPEC = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def pipeline(make_checkpoint: MakeCheckpoint) -> Pipeline:
+    return Pipeline(make_checkpoint(temperature=1.7, crop_margin=0.3))
+
+
+@pytest.fixture(scope="module")
+def verdicts(pipeline: Pipeline) -> list[Verdict]:
+    """Of every fixture, each asked for alone."""
+    return [verdict_of(pipeline, path.read_bytes()) for path in (ASTRONAUT, *FAKES)]
+
+
+@pytest.fixture(scope="module")
+def group(fake_faces: list[tuple[Image.Image, Face]]) -> Image.Image:
+    """A photo of six people."""
+    return montage([photo for photo, _ in fake_faces[:6]], columns=3, cell=250)
+
+
+def verdict_of(pipeline: Pipeline, photo: bytes | Image.Image) -> Verdict:
+    (answer,) = pipeline.predict([photo])
+    assert isinstance(answer, Verdict), answer
+    return answer
+
+
+def with_threshold(pipeline: Pipeline, threshold: float) -> Pipeline:
+    return Pipeline(replace(pipeline.checkpoint, threshold=threshold))
+
+
+def test_each_view_is_the_softmax_of_the_models_logits(
+    pipeline: Pipeline, detector: FaceDetector, astronaut: Image.Image
+) -> None:
+    """Recomputed step by step, one view at a time."""
+    crop = crop_face(astronaut, detector(astronaut)[0].box, margin=0.3)
+    expected = []
+    for view in make_views(to_pixels(crop, 64)[None])[0]:
+        with torch.no_grad():
+            logits = pipeline.model(pipeline.model.preprocess(view[None]))[0].double().numpy()
+        real, fake = np.exp(logits / 1.7)
+        expected.append(fake / (real + fake))
+    face = verdict_of(pipeline, astronaut).faces[0]
+    np.testing.assert_allclose(face.views, expected, atol=1e-5)
+    assert np.ptp(expected) > 1e-3  # the views differ, so their order is checked too
+    np.testing.assert_array_equal(np.asarray(face.crop), np.asarray(crop))
+
+
+def test_a_faces_probability_is_the_mean_of_its_three_views(verdicts: list[Verdict]) -> None:
+    for verdict in verdicts:
+        for face in verdict.faces:
+            assert len(face.views) == len(VIEWS) == 3
+            assert face.fake_probability == pytest.approx(np.mean(face.views), abs=1e-9)
+    assert np.ptp([v.worst.fake_probability for v in verdicts]) > 0.05
+
+
+def test_temperature_pulls_towards_one_half(make_checkpoint: MakeCheckpoint) -> None:
+    crop = Image.open(FAKES[0]).convert("RGB")
+    sharp, soft = (
+        np.array(Pipeline(make_checkpoint(temperature=t)).classify([crop])[0]) for t in (0.5, 5.0)
+    )
+    assert (abs(soft - 0.5) < abs(sharp - 0.5)).all()
+    odds = [np.log(p / (1 - p)) for p in (sharp, soft)]
+    np.testing.assert_allclose(odds[0], odds[1] * 10, rtol=1e-3)
+
+
+def test_a_batch_is_answered_as_each_photo_alone(
+    pipeline: Pipeline, verdicts: list[Verdict]
+) -> None:
+    photos = [path.read_bytes() for path in (ASTRONAUT, *FAKES)]
+    together = pipeline.predict(photos)
+    for alone, answer in zip(verdicts, together, strict=True):
+        assert isinstance(answer, Verdict)
+        assert [f.face for f in answer.faces] == [f.face for f in alone.faces]
+        for ours, theirs in zip(answer.faces, alone.faces, strict=True):
+            np.testing.assert_allclose(ours.views, theirs.views, atol=1e-4)
+        assert answer.worst.label == alone.worst.label
+
+
+def test_bad_photos_do_not_touch_the_good_ones(pipeline: Pipeline, verdicts: list[Verdict]) -> None:
+    passed_on = errors.BadBase64("not base64")
+    no_face = Image.new("RGB", (200, 200), "grey")
+    answers = pipeline.predict(
+        [b"", FAKES[0].read_bytes(), b"no image", no_face, passed_on, ASTRONAUT.read_bytes()]
+    )
+    codes = [a.code if isinstance(a, errors.DeepfakeError) else "" for a in answers]
+    assert codes == ["empty_input", "", "unsupported_format", "no_face", "bad_base64", ""]
+    assert answers[4] is passed_on
+    for answer, alone in ((answers[1], verdicts[1]), (answers[5], verdicts[0])):
+        assert isinstance(answer, Verdict)
+        np.testing.assert_allclose(answer.worst.views, alone.worst.views, atol=1e-4)
+
+
+def test_a_batch_of_bad_photos_only_is_answered(pipeline: Pipeline) -> None:
+    answers = pipeline.predict([b"", b"no image"])
+    assert [type(a) for a in answers] == [errors.EmptyInput, errors.UnsupportedFormat]
+    assert pipeline.predict([]) == []
+
+
+def test_a_strip_too_narrow_for_a_face_has_no_face(pipeline: Pipeline) -> None:
+    (answer,) = pipeline.predict([Image.new("RGB", (3000, 40), "grey")])
+    assert isinstance(answer, errors.NoFace)
+
+
+def test_label_and_confidence_follow_the_threshold(
+    pipeline: Pipeline, astronaut: Image.Image
+) -> None:
+    p_fake = verdict_of(pipeline, astronaut).worst.fake_probability
+    below = verdict_of(with_threshold(pipeline, p_fake - 0.01), astronaut).worst
+    above = verdict_of(with_threshold(pipeline, p_fake + 0.01), astronaut).worst
+    assert (below.label, above.label) == ("Fake", "Real")
+    assert below.confidence == pytest.approx(p_fake)
+    assert above.confidence == pytest.approx(1 - p_fake)
+
+
+def test_a_probability_at_the_threshold_is_not_above_it(
+    pipeline: Pipeline, astronaut: Image.Image
+) -> None:
+    p_fake = verdict_of(pipeline, astronaut).worst.fake_probability
+    assert verdict_of(with_threshold(pipeline, p_fake), astronaut).worst.label == "Real"
+
+
+def test_a_photos_answer_is_that_of_its_most_fake_face(
+    pipeline: Pipeline, group: Image.Image
+) -> None:
+    verdict = verdict_of(pipeline, group)
+    p_fakes = sorted(face.fake_probability for face in verdict.faces)
+    assert len(p_fakes) == verdict.faces_found == 6
+    assert p_fakes[-1] - p_fakes[-2] > 1e-3
+
+    between = verdict_of(with_threshold(pipeline, sum(p_fakes[-2:]) / 2), group)
+    assert Counter(face.label for face in between.faces) == {"Real": 5, "Fake": 1}
+    answer = between.to_json()
+    assert answer["label"] == "Fake"
+    assert answer["fake_probability"] == answer["confidence"] == round(p_fakes[-1], 4)
+
+    beyond = verdict_of(with_threshold(pipeline, (1 + p_fakes[-1]) / 2), group).to_json()
+    assert beyond["label"] == "Real"
+    assert beyond["confidence"] == round(1 - p_fakes[-1], 4)
+
+
+def test_each_face_is_judged_by_its_own_crop(
+    pipeline: Pipeline, group: Image.Image, astronaut: Image.Image
+) -> None:
+    answers = pipeline.predict([group, astronaut, group])
+    for answer in answers:
+        assert isinstance(answer, Verdict)
+        for face in answer.faces:
+            np.testing.assert_allclose(face.views, pipeline.classify([face.crop])[0], atol=1e-4)
+
+
+def test_of_a_crowd_the_32_largest_faces_are_judged(
+    pipeline: Pipeline, fake_faces: list[tuple[Image.Image, Face]]
+) -> None:
+    photos = [photo for photo, _ in fake_faces]
+    crowd = montage((photos * 3)[:36], columns=6, cell=170)
+    found = pipeline.detector(crowd)
+    assert len(found) >= 36
+    verdict = verdict_of(pipeline, crowd)
+    assert verdict.faces_found == len(found)
+    assert [f.face for f in verdict.faces] == found[:32]
+    validate(verdict.to_json(), "Verdict")
+
+
+def test_a_network_that_answers_nan_is_an_internal_error(make_checkpoint: MakeCheckpoint) -> None:
+    """Never a verdict: a comparison with NaN would call everything Real."""
+    checkpoint = make_checkpoint()
+    with torch.no_grad():
+        checkpoint.model.head[3].bias[0] = float("nan")
+    answers = Pipeline(checkpoint).predict([ASTRONAUT.read_bytes(), b""])
+    assert [type(a) for a in answers] == [errors.InternalError, errors.EmptyInput]
+
+
+def test_any_failure_over_one_photo_is_kept_to_it(
+    pipeline: Pipeline, astronaut: Image.Image
+) -> None:
+    """Such as an image in memory that was closed: it raises a ValueError of Pillow's."""
+    closed = astronaut.copy()
+    closed.close()
+    answers = pipeline.predict([closed, astronaut])
+    assert isinstance(answers[0], errors.InternalError)
+    assert isinstance(answers[1], Verdict)
+
+
+def test_stages_are_reported_per_photo_and_the_network_once(
+    pipeline: Pipeline, astronaut: Image.Image
+) -> None:
+    told: list[tuple[str, float]] = []
+    grey = Image.new("RGB", (64, 64))
+    photos = [ASTRONAUT.read_bytes(), astronaut, FAKES[0].read_bytes(), grey, errors.EmptyInput()]
+    pipeline.predict(photos, observe=lambda stage, seconds: told.append((stage, seconds)))
+    assert Counter(stage for stage, _ in told) == {"decode": 2, "detect": 4, "classify": 1}
+    assert all(seconds > 0 for _, seconds in told)
+
+    told.clear()
+    pipeline.predict([grey], observe=lambda stage, seconds: told.append((stage, seconds)))
+    assert [stage for stage, _ in told] == ["detect"]  # without a face the network is not asked
+
+
+def test_a_pipeline_comes_from_a_file(
+    tmp_path: Any, pipeline: Pipeline, verdicts: list[Verdict]
+) -> None:
+    save(tmp_path / "saved.pth", pipeline.checkpoint, half=False)
+    loaded = Pipeline.from_file(tmp_path / "saved.pth")
+    loaded.warm_up()
+    answer = verdict_of(loaded, ASTRONAUT.read_bytes())
+    assert answer.worst.views == pytest.approx(verdicts[0].worst.views, abs=1e-5)
+
+
+def validate(document: object, schema: str) -> None:
+    """Against a schema of docs/openapi.yaml; a verdict without what the handler adds to it."""
+    components = SPEC["components"]
+    wanted = dict(components["schemas"]["Verdict"])
+    wanted["required"] = [name for name in wanted["required"] if name != "model"]
+    schemas = components["schemas"] | {"Verdict": wanted}
+    root = {"$ref": f"#/components/schemas/{schema}", "components": {"schemas": schemas}}
+    jsonschema.Draft202012Validator(root).validate(document)
+
+
+def test_verdicts_are_as_documented(verdicts: list[Verdict]) -> None:
+    for verdict in verdicts:
+        validate(verdict.to_json(), "Verdict")
+        validate(verdict.to_json(crops=True), "Verdict")
+        assert "crop" not in verdict.to_json()["faces"][0]  # type: ignore[index]
+
+
+def test_numbers_of_an_answer_are_those_of_the_verdict(verdicts: list[Verdict]) -> None:
+    verdict = verdicts[0]
+    face, answer = verdict.faces[0], verdict.to_json(crops=True)
+    assert answer["image"] == {"width": 512, "height": 512}
+    assert answer["threshold"] == 0.5
+    told: dict[str, Any] = answer["faces"][0]  # type: ignore[index]
+    assert told["box"] == pytest.approx(face.face.box, abs=0.051)
+    assert told["views"] == pytest.approx(dict(zip(VIEWS, face.views, strict=True)), abs=5.1e-5)
+    assert told["detection_score"] == pytest.approx(face.face.score, abs=5.1e-5)
+    crop = Image.open(io.BytesIO(base64.b64decode(told["crop"])))
+    assert (crop.format, crop.size) == ("JPEG", face.crop.size)
+    gap = np.asarray(crop.convert("RGB")).astype(float) - np.asarray(face.crop)
+    assert np.abs(gap).mean() < 5
+
+
+def test_size_in_the_answer_is_that_of_the_upright_photo(pipeline: Pipeline) -> None:
+    photo = Image.open(ASTRONAUT).crop((0, 0, 512, 300)).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it clockwise to see it upright
+    buffer = io.BytesIO()
+    photo.save(buffer, "JPEG", exif=exif)
+    verdict = verdict_of(pipeline, buffer.getvalue())
+    assert (verdict.width, verdict.height) == (512, 300)
+
+
+def leaves(cls: type[errors.DeepfakeError]) -> set[type[errors.DeepfakeError]]:
+    return {leaf for sub in cls.__subclasses__() for leaf in leaves(sub)} or {cls}
+
+
+def test_documented_error_codes_are_those_that_can_come() -> None:
+    documented = SPEC["components"]["schemas"]["Error"]["properties"]["error"]["properties"]
+    codes = [cls.code for cls in leaves(errors.InputError)] + ["internal_error"]
+    assert sorted(documented["code"]["enum"]) == sorted(codes)
+
+
+def test_each_error_is_as_documented_under_its_status() -> None:
+    responses = SPEC["paths"]["/predictions/deepfake"]["post"]["responses"]
+    for cls in leaves(errors.InputError) | {errors.InternalError}:
+        body = cls("What to do.").to_json()
+        validate(body, "Error")
+        assert body["error"]["message"] == "What to do."  # type: ignore[index]
+        assert cls.code in responses[str(cls.status)]["description"]
+
+
+def test_an_answer_that_is_not_as_documented_would_be_noticed(verdicts: list[Verdict]) -> None:
+    """The schema does refuse: otherwise the tests above would prove nothing."""
+    answer = verdicts[0].to_json()
+    for wrong in ({"faces": []}, {"label": "fake"}, {"confidence": 1.5}, {"extra": 1}):
+        with pytest.raises(jsonschema.ValidationError):
+            validate(answer | wrong, "Verdict")
+
+
+def test_a_verdict_is_plain_data() -> None:
+    face = FaceVerdict(
+        face=Face((1.0, 2.0, 31.0, 42.0), 0.99),
+        fake_probability=0.25,
+        views=(0.2, 0.25, 0.3),
+        label="Real",
+        confidence=0.75,
+        crop=Image.new("RGB", (40, 40)),
+    )
+    verdict = Verdict((face,), faces_found=1, threshold=0.5, width=90, height=80)
+    assert verdict.to_json() == {
+        "label": "Real",
+        "confidence": 0.75,
+        "fake_probability": 0.25,
+        "threshold": 0.5,
+        "faces": [
+            {
+                "box": [1.0, 2.0, 31.0, 42.0],
+                "detection_score": 0.99,
+                "label": "Real",
+                "confidence": 0.75,
+                "fake_probability": 0.25,
+                "views": {"original": 0.2, "flip": 0.25, "jitter": 0.3},
+            }
+        ],
+        "faces_found": 1,
+        "image": {"width": 90, "height": 80},
+    }

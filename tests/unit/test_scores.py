@@ -1,0 +1,229 @@
+"""Scores against scikit-learn, against counting by hand, and against what they must be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.special import expit
+from sklearn import metrics
+
+from training.scores import (
+    SCORES,
+    auc_by_source,
+    confusion,
+    equal_error_rate,
+    expected_calibration_error,
+    fit_temperature,
+    intervals,
+    mean_over_sources,
+    scores,
+)
+
+Labels = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def drawn(count: int = 400, seed: int = 0) -> tuple[Labels, Floats]:
+    """Labels and the answers of a detector that is right now and then."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    return labels, expit(rng.normal(0, 1.5, count) + (labels - 0.5) * 2)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8])
+def test_scores_agree_with_scikit_learn(threshold: float) -> None:
+    labels, p_fake = drawn()
+    predicted = p_fake > threshold
+    ours = scores(labels, p_fake, threshold)
+    assert set(ours) == set(SCORES)
+    theirs = {
+        "accuracy": metrics.accuracy_score(labels, predicted),
+        "roc_auc": metrics.roc_auc_score(labels, p_fake),
+        "precision": metrics.precision_score(labels, predicted),
+        "recall": metrics.recall_score(labels, predicted),
+        "f1": metrics.f1_score(labels, predicted),
+        "ap": metrics.average_precision_score(labels, p_fake),
+    }
+    assert {key: ours[key] for key in theirs} == pytest.approx(theirs)
+
+
+def test_scores_of_a_detector_that_never_says_fake() -> None:
+    """Nothing is divided by zero."""
+    labels, p_fake = np.array([0, 1, 1]), np.array([0.1, 0.2, 0.3])
+    ours = scores(labels, p_fake)
+    assert (ours["precision"], ours["recall"], ours["f1"]) == (0, 0, 0)
+    assert ours["accuracy"] == pytest.approx(1 / 3)
+    assert ours["roc_auc"] == 1
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_with_one_class_only_what_needs_both_is_unknown(label: int) -> None:
+    ours = scores(np.full(3, label), np.array([0.2, 0.6, 0.7]))
+    assert {key for key in SCORES if np.isnan(ours[key])} == {"roc_auc", "ap", "eer"}
+    assert ours["accuracy"] == pytest.approx(2 / 3 if label else 1 / 3)
+
+
+def test_a_probability_at_the_threshold_counts_as_real() -> None:
+    """As in the pipeline's verdict."""
+    assert scores(np.array([0, 1]), np.array([0.5, 0.51]))["accuracy"] == 1
+
+
+def test_confusion_counts_real_then_fake() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 1])
+    p_fake = np.array([0.1, 0.2, 0.3, 0.9, 0.1, 0.8, 0.7])
+    assert confusion(labels, p_fake) == [[3, 1], [1, 2]]
+    assert confusion(labels, p_fake, threshold=0.75) == [[3, 1], [2, 1]]
+    assert confusion(np.array([1]), np.array([0.9])) == [[0, 0], [0, 1]]
+
+
+def test_equal_error_rate_by_hand() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    perfect = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9])
+    assert equal_error_rate(labels, perfect) == 0
+    assert equal_error_rate(labels, 1 - perfect) == 1
+    # One of four on each side is wrong at any threshold from 0.3 to 0.6.
+    crossed = np.array([0.1, 0.2, 0.3, 0.65, 0.3, 0.6, 0.7, 0.8])
+    assert equal_error_rate(labels, crossed) == pytest.approx(0.25)
+    # With two reals and three fakes the errors never meet: 1/2 and 1/3 are the nearest.
+    labels, p_fake = np.array([0, 0, 1, 1, 1]), np.array([0.1, 0.6, 0.5, 0.7, 0.8])
+    assert equal_error_rate(labels, p_fake) == pytest.approx((1 / 2 + 1 / 3) / 2)
+
+
+def test_equal_error_rate_is_where_both_errors_meet() -> None:
+    labels, p_fake = drawn(4000)
+    rate = equal_error_rate(labels, p_fake)
+    misses = [
+        (np.mean(p_fake[labels == 0] > t), np.mean(p_fake[labels == 1] <= t))
+        for t in np.linspace(0, 1, 2001)
+    ]
+    nearest = min(misses, key=lambda pair: abs(pair[0] - pair[1]))
+    assert rate == pytest.approx(np.mean(nearest), abs=2e-3)
+
+
+def test_calibration_error_by_hand() -> None:
+    labels = np.array([0, 1, 1, 1, 0])
+    p_fake = np.array([0.1, 0.15, 0.9, 0.95, 1.0])
+    # Two bins of five: shares of fakes 1/2 and 2/3, means 0.125 and 0.95.
+    expected = 2 / 5 * abs(1 / 2 - 0.125) + 3 / 5 * abs(2 / 3 - 0.95)
+    assert expected_calibration_error(labels, p_fake, bins=5) == pytest.approx(expected)
+
+
+def test_calibration_error_is_small_for_honest_probabilities_only() -> None:
+    rng = np.random.default_rng(0)
+    p_fake = rng.uniform(0, 1, 20_000)
+    labels = (rng.uniform(0, 1, 20_000) < p_fake).astype(np.int64)
+    assert expected_calibration_error(labels, p_fake) < 0.02
+    boastful = np.where(p_fake > 0.5, 1.0, 0.0)
+    assert expected_calibration_error(labels, boastful) > 0.2
+
+
+def test_mean_over_sources_gives_each_source_the_same_weight() -> None:
+    small, large = drawn(30, seed=1), drawn(300, seed=2)
+    labels, p_fake = (np.concatenate(pair) for pair in zip(small, large, strict=True))
+    sources = ["small"] * 30 + ["large"] * 300
+    mean = mean_over_sources(labels, p_fake, sources)
+    for key in SCORES:
+        assert mean[key] == pytest.approx((scores(*small)[key] + scores(*large)[key]) / 2)
+    assert mean["roc_auc"] != pytest.approx(scores(labels, p_fake)["roc_auc"])
+
+
+def test_sources_with_one_class_are_left_out_of_the_mean() -> None:
+    labels, p_fake = drawn(60)
+    sources = np.where(np.arange(60) < 40, "both", "reals")
+    labels[40:] = 0
+    assert mean_over_sources(labels, p_fake, sources.tolist()) == pytest.approx(
+        scores(labels[:40], p_fake[:40])
+    )
+
+
+def test_where_no_source_has_both_classes_all_are_taken_together() -> None:
+    labels, p_fake = drawn(60)
+    sources = [f"of class {label}" for label in labels]
+    assert mean_over_sources(labels, p_fake, sources) == pytest.approx(scores(labels, p_fake))
+
+
+def test_auc_by_source_names_every_source_that_has_both_classes() -> None:
+    labels, p_fake = np.array([0, 1, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.3, 0.9])
+    assert auc_by_source(labels, p_fake, ["a", "a", "b", "b", "c"]) == {"a": 1, "b": 0}
+
+
+def test_intervals_hold_the_estimate_and_are_repeatable() -> None:
+    labels, p_fake = drawn(300)
+    groups = [str(i) for i in range(300)]
+    found = intervals(labels, p_fake, groups, rounds=150, seed=1)
+    assert set(found) == set(SCORES)
+    estimate = scores(labels, p_fake)
+    for key in set(SCORES) - {"ece"}:  # resampling adds noise, which ECE takes for miscalibration
+        low, high = found[key]
+        assert low < estimate[key] < high
+        assert high - low < 0.3
+    assert found == intervals(labels, p_fake, groups, rounds=150, seed=1)
+    assert found != intervals(labels, p_fake, groups, rounds=150, seed=2)
+
+
+def test_interval_of_accuracy_is_as_wide_as_statistics_says() -> None:
+    labels, p_fake = drawn(400)
+    low, high = intervals(labels, p_fake, [str(i) for i in range(400)], rounds=400)["accuracy"]
+    p = scores(labels, p_fake)["accuracy"]
+    assert (high - low) == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / 400), rel=0.15)
+
+
+def test_few_groups_of_alike_images_make_wide_intervals() -> None:
+    """Ten copies of a photo tell no more than the photo."""
+    labels, p_fake = drawn(30)
+    labels, p_fake = np.repeat(labels, 10), np.repeat(p_fake, 10)
+    alike = [str(i // 10) for i in range(300)]
+    single = [str(i) for i in range(300)]
+    wide, narrow = (
+        np.diff(intervals(labels, p_fake, groups, rounds=150)["accuracy"])[0]
+        for groups in (alike, single)
+    )
+    assert wide > 2 * narrow
+
+
+def test_intervals_of_the_mean_over_sources_keep_every_source() -> None:
+    """A source that is always right and one that is always wrong: the mean does not move."""
+    labels = np.tile([0, 1], 20)
+    right = np.repeat([True, False], 20)
+    p_fake = np.where(right == (labels == 1), 0.9, 0.1)
+    sources = np.where(right, "good", "bad").tolist()
+    groups = [str(i) for i in range(40)]
+    mean = intervals(labels, p_fake, groups, sources, rounds=100)["accuracy"]
+    assert mean == pytest.approx((0.5, 0.5))
+    together = intervals(labels, p_fake, groups, rounds=100)["accuracy"]
+    assert together[1] - together[0] > 0.1
+
+
+def test_intervals_of_one_class_are_unknown_not_an_error() -> None:
+    found = intervals(
+        np.ones(5, dtype=np.int64), np.linspace(0.1, 0.9, 5), list("abcde"), rounds=20
+    )
+    assert np.isnan(found["roc_auc"]).all()
+    assert not np.isnan(found["accuracy"]).any()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_that_was_put_in_is_found(temperature: float) -> None:
+    rng = np.random.default_rng(0)
+    odds = rng.normal(0, 2, 50_000)
+    labels = (rng.uniform(0, 1, 50_000) < expit(odds)).astype(np.int64)
+    shown = expit(odds * temperature)  # as a network that is too sure, or not sure enough
+    assert fit_temperature(labels, shown) == pytest.approx(temperature, rel=0.05)
+
+
+def test_temperature_makes_the_probabilities_honest() -> None:
+    rng = np.random.default_rng(1)
+    odds = rng.normal(0, 1.5, 5000)
+    labels = (rng.uniform(0, 1, 5000) < expit(odds)).astype(np.int64)
+    shown = expit(odds * 4)
+    mended = expit(odds * 4 / fit_temperature(labels, shown))
+    assert metrics.log_loss(labels, mended) < metrics.log_loss(labels, shown)
+    assert expected_calibration_error(labels, mended) < 0.04
+    assert expected_calibration_error(labels, shown) > 0.1
+
+
+def test_temperature_of_perfect_or_certain_answers_is_a_number() -> None:
+    labels = np.array([0, 1, 0, 1])
+    for p_fake in ([0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0], [0.5, 0.5, 0.5, 0.5]):
+        assert 0.04 < fit_temperature(labels, np.array(p_fake)) < 21

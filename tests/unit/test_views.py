@@ -1,0 +1,73 @@
+"""The three test-time views: what they are, and that they can be repeated."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deepfake.faces import Face
+from deepfake.views import VIEWS, make_views, to_pixels
+
+
+@pytest.fixture(scope="module")
+def pixels(fake_faces: list[tuple[Image.Image, Face]]) -> Tensor:
+    return torch.stack([to_pixels(photo, 96) for photo, _ in fake_faces[:3]])
+
+
+def test_a_crop_becomes_pixels_in_rgb_order() -> None:
+    crop = Image.new("RGB", (300, 300), (10, 120, 250))
+    pixels = to_pixels(crop, 224)
+    assert (pixels.shape, pixels.dtype) == ((3, 224, 224), torch.uint8)
+    assert [channel.unique().tolist() for channel in pixels] == [[10], [120], [250]]
+
+
+def test_rows_stay_rows() -> None:
+    crop = Image.new("RGB", (40, 40), "black")
+    crop.paste("white", (0, 0, 40, 20))
+    pixels = to_pixels(crop, 20)
+    assert int(pixels[:, :9].min()) > 240
+    assert int(pixels[:, 11:].max()) < 15
+
+
+def test_reduction_does_not_alias() -> None:
+    """Stripes of one pixel become an even grey, not stripes of another width."""
+    stripes = np.zeros((512, 512, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    pixels = to_pixels(Image.fromarray(stripes), 100)[:, 5:-5, 5:-5].float()
+    assert pixels.std() < 5
+    assert abs(float(pixels.mean()) - 127.5) < 2
+
+
+def test_there_are_three_views_of_each_crop(pixels: Tensor) -> None:
+    views = make_views(pixels)
+    assert VIEWS == ("original", "flip", "jitter")
+    assert (views.shape, views.dtype) == ((3, 3, 3, 96, 96), torch.uint8)
+    assert torch.equal(views[:, 0], pixels)
+
+
+def test_flip_is_the_mirror_image(pixels: Tensor) -> None:
+    mirrored = np.asarray(pixels)[..., ::-1]
+    np.testing.assert_array_equal(make_views(pixels)[:, 1].numpy(), mirrored)
+    assert not np.array_equal(mirrored, np.asarray(pixels))
+
+
+def test_the_same_crop_gives_the_same_views_every_time(pixels: Tensor) -> None:
+    torch.manual_seed(1)
+    before = make_views(pixels)
+    torch.manual_seed(2)
+    alone = torch.cat([make_views(crop[None]) for crop in pixels])
+    assert torch.equal(before, make_views(pixels))
+    assert torch.equal(before, alone)
+
+
+def test_jitter_shifts_the_colours_a_little(pixels: Tensor) -> None:
+    jitter = make_views(pixels)[:, 2]
+    difference = (jitter.float() - pixels.float()).abs().mean(dim=(1, 2, 3))
+    assert (difference > 1).all()
+    assert (difference < 26).all()  # a tenth of the range
+    for before, after in zip(pixels.float(), jitter.float(), strict=True):
+        together = torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1]
+        assert together > 0.95
