@@ -206,6 +206,20 @@ def test_the_seed_and_nothing_else_makes_a_run(train: Train, tmp_path: Path) -> 
     assert rows(tmp_path / "a") != rows(tmp_path / "c")
 
 
+def test_sources_can_be_given_the_same_share(train: Train, data: Path, tmp_path: Path) -> None:
+    """One of the two sources of reals has a single picture, which then is half of them."""
+    lines = (data / "manifest.csv").read_text().splitlines()
+    sources = ["source", *("rare" if line.startswith("real-0.png") else "a" for line in lines[1:])]
+    text = "\n".join(f"{line},{source}" for line, source in zip(lines, sources, strict=True))
+    text = text.replace("\nreal-", f"\n{data}/real-").replace("\nfake-", f"\n{data}/fake-")
+    (tmp_path / "manifest.csv").write_text(text)
+    for name, options in {"a": (), "b": ("--balance-sources",)}.items():
+        out = tmp_path / name
+        assert train(out, "--data", tmp_path, "--epochs", 1, *options)[0] == 0
+        assert load(out / "saved_model.pth").training["options"]["balance_sources"] is bool(options)
+    assert rows(tmp_path / "a") != rows(tmp_path / "b")
+
+
 def test_a_run_stops_when_it_gets_no_better(train: Train, tmp_path: Path) -> None:
     status, said, _ = train(tmp_path, "--epochs", 40, "--patience", 2)
     assert status == 0

@@ -281,6 +281,25 @@ def test_each_epoch_draws_anew_until_all_were_seen() -> None:
     }
 
 
+def test_an_epoch_can_give_every_source_the_same_share() -> None:
+    """Of each class; a small source is repeated, and none of it is left out."""
+    samples = [
+        Sample(Path("a"), f"{label}-{source}-{i}", label, source)
+        for label, source, count in ((0, "a", 40), (0, "b", 20), (1, "a", 6), (1, "c", 90))
+        for i in range(count)
+    ]
+    epoch = balanced(samples, seed=0, by_source=True)
+    assert Counter((s.label, s.source) for s in epoch) == {
+        cell: 30 for cell in ((0, "a"), (0, "b"), (1, "a"), (1, "c"))
+    }
+    times = Counter(s.name for s in epoch)
+    assert {times[f"1-a-{i}"] for i in range(6)} == {5}
+    assert {times[f"0-b-{i}"] for i in range(20)} == {1, 2}
+    assert max(times[f"1-c-{i}"] for i in range(90)) == 1
+    assert epoch == balanced(samples, seed=0, by_source=True)
+    assert epoch != balanced(samples, seed=1, by_source=True)
+
+
 def test_a_limit_takes_a_random_choice() -> None:
     samples = made(60)
     chosen = limited(samples, 20, seed=0)

@@ -183,16 +183,19 @@ def test_few_groups_of_alike_images_make_wide_intervals() -> None:
 
 
 def test_intervals_of_the_mean_over_sources_keep_every_source() -> None:
-    """A source that is always right and one that is always wrong: the mean does not move."""
-    labels = np.tile([0, 1], 20)
-    right = np.repeat([True, False], 20)
+    """A large source that is always right, and a small one, of one group, always wrong.
+
+    Drawn from all groups at once, the small one would be missing in a third of the rounds.
+    """
+    labels = np.tile([0, 1], 51)
+    right = np.arange(102) < 100
     p_fake = np.where(right == (labels == 1), 0.9, 0.1)
-    sources = np.where(right, "good", "bad").tolist()
-    groups = [str(i) for i in range(40)]
-    mean = intervals(labels, p_fake, groups, sources, rounds=100)["accuracy"]
+    sources = np.where(right, "large", "small").tolist()
+    groups = [str(i) if i < 100 else "small" for i in range(102)]
+    mean = intervals(labels, p_fake, groups, sources, rounds=50)["accuracy"]
     assert mean == pytest.approx((0.5, 0.5))
-    together = intervals(labels, p_fake, groups, rounds=100)["accuracy"]
-    assert together[1] - together[0] > 0.1
+    together = intervals(labels, p_fake, groups, rounds=50)["accuracy"]
+    assert together[0] > 0.9
 
 
 def test_intervals_of_one_class_are_unknown_not_an_error() -> None:
