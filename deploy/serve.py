@@ -25,7 +25,7 @@ from deploy.torchserve import ROOT, Ports, TorchServe
 
 
 class Stopped(Exception):
-    """SIGTERM came: stop in good order."""
+    """Ctrl-C or SIGTERM came: stop in good order."""
 
 
 def arguments() -> argparse.Namespace:
@@ -137,16 +137,21 @@ def serve(opt: argparse.Namespace) -> None:
         pid_file.unlink(missing_ok=True)
 
 
-def _on_sigterm(signum: int, frame: FrameType | None) -> None:
+def _on_signal(signum: int, frame: FrameType | None) -> None:
+    # A second one, out of impatience, must not break off the stopping.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
     raise Stopped
 
 
 def main() -> int:
     opt = arguments()
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    # SIGINT too: a program started in the background by a shell inherits it ignored.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _on_signal)
     try:
         serve(opt)
-    except (KeyboardInterrupt, Stopped):
+    except Stopped:
         print("\nstopped")
     except (RuntimeError, OSError) as error:
         print(f"error: {error}\nThe logs are in {opt.logs}.", file=sys.stderr)

@@ -22,15 +22,8 @@ _RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resamp
 
 
 def augment(crop: Image.Image, size: int, rng: Generator) -> Tensor:
-    """An RGB crop of any size -> augmented pixels, uint8 (3, size, size).
-
-    Half of the crops are only framed anew: traces of montage are fine, and a network that never
-    sees them whole does not learn them.
-    """
-    if rng.random() < 0.5:
-        image = _resized_crop(crop, size, rng, smallest=0.75, stretch=1.0)
-    else:
-        image = _degrade(_resized_crop(_rotate(crop, rng), size, rng), rng)
+    """An RGB crop of any size -> augmented pixels, uint8 (3, size, size)."""
+    image = _degrade(_resized_crop(_rotate(crop, rng), size, rng), rng)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return _erase(to_pixels(_jitter(image, rng), size), rng)
@@ -48,17 +41,12 @@ def _rotate(image: Image.Image, rng: Generator, degrees: float = 15.0) -> Image.
     return turned.crop((round(dx), round(dy), round(image.width - dx), round(image.height - dy)))
 
 
-def _resized_crop(
-    image: Image.Image, size: int, rng: Generator, smallest: float = 0.6, stretch: float = 1.15
-) -> Image.Image:
-    """A random part, from ``smallest`` of the area to all of it, as size x size.
-
-    Its width to height is up to ``stretch`` to 1, or 1 to that.
-    """
-    area = rng.uniform(smallest, 1.0)
-    ratio = math.sqrt(stretch ** rng.uniform(-1, 1))
-    width = min(image.width, image.width * math.sqrt(area) * ratio)
-    height = min(image.height, image.height * math.sqrt(area) / ratio)
+def _resized_crop(image: Image.Image, size: int, rng: Generator) -> Image.Image:
+    """A random square of 60 to 100 % of the area, slightly stretched, as size x size."""
+    area = rng.uniform(0.6, 1.0)
+    stretch = math.sqrt(math.exp(rng.uniform(math.log(0.87), math.log(1.15))))
+    width = min(image.width, image.width * math.sqrt(area) * stretch)
+    height = min(image.height, image.height * math.sqrt(area) / stretch)
     x, y = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
     box = (x, y, x + width, y + height)
     return image.resize((size, size), _RESAMPLING[rng.integers(len(_RESAMPLING))], box=box)

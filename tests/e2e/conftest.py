@@ -99,11 +99,12 @@ def start(logs: Path, *extra: str, command: list[str] | None = None) -> Service:
 def stop(service: Service, signum: int = signal.SIGTERM) -> str:
     """Stop the service; what it printed while stopping."""
     os.killpg(service.process.pid, signum)
-    assert service.process.stdout is not None
-    text = service.process.stdout.read()
-    service.process.wait(60)
-    service.process.stdout.close()
-    return text
+    try:
+        return service.process.communicate(timeout=60)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(service.process.pid, signal.SIGTERM)
+        service.process.communicate()
+        pytest.fail("the service did not stop")
 
 
 @pytest.fixture(scope="session")
