@@ -30,8 +30,6 @@ from training.plots import plot_curves, read_rows
 from training.scores import auc_by_source, fit_temperature, mean_over_sources, scores
 from training.start import initial_model
 
-_PROGRESS = ("epoch", "best", "best_epoch")  # of State, as last.pth keeps them
-
 
 class Crops(Dataset[tuple[Tensor, int, int]]):
     """(pixels uint8 (3, size, size), label, index) of each sample.
@@ -229,7 +227,9 @@ class Trainer:
             "options": _plain(self.opt),
             "model": state.model.state_dict(),
             "optimizer": state.optimizer.state_dict(),
-            **{k: getattr(state, k) for k in _PROGRESS},
+            "epoch": state.epoch,
+            "best": state.best,
+            "best_epoch": state.best_epoch,
         }
         part = self.out / "last.pth.part"
         torch.save(content, part)
@@ -253,7 +253,8 @@ class Trainer:
         state = self.state
         state.model.load_state_dict(content["model"])
         state.optimizer.load_state_dict(content["optimizer"])
-        state.epoch, state.best, state.best_epoch = (content[k] for k in _PROGRESS)
+        state.epoch, state.best = content["epoch"], content["best"]
+        state.best_epoch = content["best_epoch"]
         if self.acc.is_main_process:  # a kill may have left a line of an epoch that is run again
             kept = [r for r in read_rows(self.out) if r["epoch"] <= state.epoch]
             text = "".join(json.dumps(r) + "\n" for r in kept)
