@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from types import FrameType
 import requests
 
 from deploy.stop import LOGS, PID_FILE
-from deploy.torchserve import ROOT, Ports, TorchServe
+from deploy.torchserve import ROOT, Ports, TorchServe, is_free
 
 
 class Stopped(Exception):
@@ -34,7 +33,7 @@ def arguments() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     ports = Ports()
-    parser.add_argument("--page-port", type=int, default=5000)
+    parser.add_argument("--page-port", type=int, default=ports.page)
     parser.add_argument("--inference-port", type=int, default=ports.inference)
     parser.add_argument("--management-port", type=int, default=ports.management)
     parser.add_argument("--metrics-port", type=int, default=ports.metrics)
@@ -48,16 +47,12 @@ def check_ports(opt: argparse.Namespace) -> None:
     """RuntimeError naming the first port that another program holds."""
     for name in ("page_port", "inference_port", "management_port", "metrics_port"):
         port = getattr(opt, name)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                flag = f"--{name.replace('_', '-')}"
-                raise RuntimeError(
-                    f"port {port} is in use; stop what holds it ('make stop', if it is ours) or "
-                    f"choose another: make serve ARGS='{flag} {port + 1000}'"
-                ) from None
+        if not is_free(port):
+            flag = f"--{name.replace('_', '-')}"
+            raise RuntimeError(
+                f"port {port} is in use; stop what holds it ('make stop', if it is ours) or "
+                f"choose another: make serve ARGS='{flag} {port + 1000}'"
+            )
 
 
 @contextlib.contextmanager
@@ -116,9 +111,9 @@ def serve(opt: argparse.Namespace) -> None:
     check_ports(opt)
     opt.logs.mkdir(parents=True, exist_ok=True)
     pid_file = opt.logs / PID_FILE
-    ports = Ports(opt.inference_port, opt.management_port, opt.metrics_port)
+    ports = Ports(opt.page_port, opt.inference_port, opt.management_port, opt.metrics_port)
     server = TorchServe(opt.model_store, opt.logs, ports)
-    page_url = f"http://127.0.0.1:{opt.page_port}"
+    page_url = f"http://127.0.0.1:{ports.page}"
     print("starting TorchServe and loading the model ...", flush=True)
     try:
         server.start()

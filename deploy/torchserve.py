@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -27,11 +28,24 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Ports:
-    """Where TorchServe listens on 127.0.0.1."""
+    """Where TorchServe, and the page before it, listen on 127.0.0.1."""
 
+    page: int = 5000
     inference: int = 8080
     management: int = 8081
     metrics: int = 8082
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this port of 127.0.0.1."""
+    with socket.socket() as probe:
+        # As servers do: what a closed connection leaves behind does not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 class TorchServe:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -18,9 +17,8 @@ from pathlib import Path
 import torch
 
 from deploy.java import OLDEST, find_java, java_version
+from deploy.torchserve import Ports, is_free
 from training.cli import parser, run
-
-PORTS = {"page": 5000, "inference": 8080, "management": 8081, "metrics": 8082}
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,9 @@ def check_checkpoint(path: Path) -> Line:
 
 
 def check_port(name: str, port: int) -> Line:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            text = f"{port} is in use: 'make stop', or another port (see serve's --help)"
-            return Line(f"port, {name}", False, text)
-    return Line(f"port, {name}", True, f"{port} is free")
+    free = is_free(port)
+    text = "is free" if free else "is in use: 'make stop', or another port (see serve's --help)"
+    return Line(f"port, {name}", free, f"{port} {text}")
 
 
 def check_forward(path: Path) -> Line:
@@ -136,7 +129,7 @@ def look(checkpoint: Path) -> list[Line]:
         ("TorchServe", check_torchserve),
         ("checkpoint", lambda: check_checkpoint(checkpoint)),
         ("forward pass", lambda: check_forward(checkpoint)),
-        *((f"port, {n}", lambda n=n, p=p: check_port(n, p)) for n, p in PORTS.items()),
+        *((f"port, {n}", lambda n=n, p=p: check_port(n, p)) for n, p in asdict(Ports()).items()),
     ]
     return [_guarded(name, check) for name, check in checks]
 
