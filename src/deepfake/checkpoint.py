@@ -97,6 +97,8 @@ def load(path: Path) -> Checkpoint:
     content = _read(path)
     try:
         preprocessing, calibration = content["preprocessing"], content["calibration"]
+        if content["labels"] != list(LABELS):
+            raise ValueError(f"its labels are {content['labels']}, not {list(LABELS)}")
         model = DeepfakeDetector(**content["model"])
         model.load_state_dict({k: v.float() for k, v in content["state_dict"].items()})
         for name in ("mean", "std"):

@@ -236,3 +236,13 @@ def test_a_save_that_breaks_off_leaves_the_old_file(
     save(saved, make_checkpoint(seed=1))  # what was left behind is not in the way
     assert saved.read_bytes() != before
     assert load(saved).model.image_size == 64
+
+
+def test_swapped_labels_are_refused_instead_of_answered_the_wrong_way_round(
+    tmp_path: Path,
+) -> None:
+    content = torch.load(Path("saved_model.pth"), weights_only=True)
+    content["labels"] = ["fake", "real"]
+    torch.save(content, tmp_path / "swapped.pth")
+    with pytest.raises(CheckpointError, match="labels"):
+        load(tmp_path / "swapped.pth")
