@@ -78,7 +78,7 @@ class TorchServe:
         self._temp = tempfile.mkdtemp(prefix="deepfake-")
         with (self.logs / "console.log").open("ab") as console:
             self.process = subprocess.Popen(
-                self._command(),
+                java_command(self.model_store, self._temp, ROOT / "deploy" / "log4j2.xml"),
                 cwd=self._temp,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
@@ -138,26 +138,6 @@ class TorchServe:
                 self.process.wait()
         shutil.rmtree(self._temp, ignore_errors=True)
 
-    def _command(self) -> list[str]:
-        site = sysconfig.get_paths()["purelib"]
-        return [
-            str(find_java()),
-            f"-Dmodel_server_home={site}",
-            f"-Djava.io.tmpdir={self._temp}",
-            f"-Dlog4j.configurationFile=file://{ROOT / 'deploy' / 'log4j2.xml'}",
-            *_vmargs(ROOT / "config.properties"),
-            "-cp",
-            os.path.join(site, "ts", "frontend", "*"),
-            "org.pytorch.serve.ModelServer",
-            "--python",
-            sys.executable,
-            "-f",
-            str(ROOT / "config.properties"),
-            "-s",
-            str(self.model_store),
-            "-ncs",
-        ]
-
     def _environment(self) -> dict[str, str]:
         address = "http://127.0.0.1:{}"
         return {
@@ -168,6 +148,34 @@ class TorchServe:
             "TS_METRICS_ADDRESS": address.format(self.ports.metrics),
             "TS_METRICS_CONFIG": str(ROOT / "handler" / "metrics.yaml"),
         }
+
+
+def java_command(model_store: Path, temp: str, log_config: Path) -> list[str]:
+    """The command line of TorchServe's Java, without the wrapper.
+
+    Args:
+        model_store: folder with ``deepfake.mar``.
+        temp: folder in which it unpacks the archive and makes its workers' sockets.
+        log_config: log4j's configuration.
+    """
+    site = sysconfig.get_paths()["purelib"]
+    return [
+        str(find_java()),
+        f"-Dmodel_server_home={site}",
+        f"-Djava.io.tmpdir={temp}",
+        f"-Dlog4j.configurationFile=file://{log_config}",
+        *_vmargs(ROOT / "config.properties"),
+        "-cp",
+        os.path.join(site, "ts", "frontend", "*"),
+        "org.pytorch.serve.ModelServer",
+        "--python",
+        sys.executable,
+        "-f",
+        str(ROOT / "config.properties"),
+        "-s",
+        str(model_store),
+        "-ncs",
+    ]
 
 
 def _vmargs(config: Path) -> list[str]:
