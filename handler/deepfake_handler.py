@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from deepfake.checkpoint import BALANCED
 from deepfake.errors import BadBase64, BadRequest, DeepfakeError, EmptyInput
 from deepfake.pipeline import Pipeline, Verdict
 
@@ -43,8 +44,12 @@ class DeepfakeHandler:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
         gpu = context.system_properties.get("gpu_id")
         device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
+        options = config.get("handler") or {}
         self.pipeline = Pipeline.from_file(
-            folder / context.manifest["model"]["serializedFile"], device
+            folder / context.manifest["model"]["serializedFile"],
+            device,
+            str(options.get("operatingPoint", BALANCED)),
+            str(options.get("runtime", "auto")),
         )
         self.pipeline.warm_up()
         self.model = {
@@ -52,8 +57,9 @@ class DeepfakeHandler:
             "version": context.manifest["model"]["modelVersion"],
             "checkpoint": self.pipeline.checkpoint.sha256,
             "backbone": self.pipeline.model.backbone_name,
+            "runtime": self.pipeline.runtime.name,
         }
-        log.info("ready on %s with %d threads", device, torch.get_num_threads())
+        log.info("ready: %s, %d threads", self.pipeline.runtime.name, torch.get_num_threads())
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
         """Answer a batch: one JSON document and one HTTP status for each request."""
@@ -76,7 +82,7 @@ class DeepfakeHandler:
             context.set_response_status(answer.status, phrase, index)
             _count(context, "deepfake_errors_total", answer.code)
             return json.dumps(answer.to_json())
-        _count(context, "deepfake_verdicts_total", answer.worst.label)
+        _count(context, "deepfake_verdicts_total", answer.worst.verdict)
         _observe(context, "deepfake_faces_per_image", answer.faces_found)
         _observe(context, "deepfake_fake_probability", answer.worst.fake_probability)
         return json.dumps(answer.to_json(crops) | {"model": self.model})

@@ -3,10 +3,10 @@
 A dictionary of plain types and tensors, so that ``torch.load(weights_only=True)`` reads it::
 
     format          "deepfake-detector/1"
-    model           {backbone, image_size, dropout}
+    model           {backbone, image_size, dropout, cbam}
     preprocessing   {mean, std, image_size, crop_margin}
     labels          ["real", "fake"], in the order of the logits
-    calibration     {temperature, threshold}
+    calibration     {temperature, threshold, uncertain, operating_points}
     metrics         validation figures of this epoch
     training        how it was trained: options, epoch, data, versions
     state_dict      weights; matrices and kernels may be float16
@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,27 @@ import torch
 from torch import Tensor
 
 from deepfake.errors import CheckpointError, DataError
-from deepfake.model import DeepfakeDetector
+from deepfake.model import CBAM, DeepfakeDetector
 
 FORMAT = "deepfake-detector/1"
 LABELS = ("real", "fake")
+BALANCED = "balanced"  # the operating point that is used unless another is named
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold and how often it errs, as measured on the validation split.
+
+    Attributes:
+        threshold: P(fake) above it is called fake.
+        false_positive_rate: share of real photos called fake, mean over sources; None before
+            calibration.
+        recall: share of fakes called fake, mean over sources; None before calibration.
+    """
+
+    threshold: float
+    false_positive_rate: float | None = None
+    recall: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +57,9 @@ class Checkpoint:
         crop_margin: fraction of the face box's longer side to add on every side.
         temperature: logits are divided by it before the softmax (Guo et al. 2017).
         threshold: P(fake) above it is called fake.
+        uncertain: P(fake) from the first to the second is too close to call; None if not set.
+        operating_points: by name: "balanced" is 0.5, "fpr5" and "fpr1" are the thresholds that
+            5 % and 1 % of the real validation photos exceed. Empty before calibration.
         sha256: of the file, hexadecimal; empty when it did not come from a file.
     """
 
@@ -47,9 +67,23 @@ class Checkpoint:
     crop_margin: float
     temperature: float = 1.0
     threshold: float = 0.5
+    uncertain: tuple[float, float] | None = None
+    operating_points: Mapping[str, OperatingPoint] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""
+
+    def point(self, name: str) -> OperatingPoint:
+        """The operating point of a name; CheckpointError when there is none.
+
+        "balanced" is always there: before calibration it is the bare threshold.
+        """
+        if name in self.operating_points:
+            return self.operating_points[name]
+        if name == BALANCED:
+            return OperatingPoint(self.threshold)
+        known = ", ".join(sorted({BALANCED, *self.operating_points}))
+        raise CheckpointError(f"The checkpoint has no operating point {name!r}, only {known}.")
 
 
 def save(path: Path, checkpoint: Checkpoint, *, half: bool = True) -> None:
@@ -66,6 +100,7 @@ def save(path: Path, checkpoint: Checkpoint, *, half: bool = True) -> None:
             "backbone": model.backbone_name,
             "image_size": model.image_size,
             "dropout": model.dropout,
+            "cbam": isinstance(model.cbam, CBAM),
         },
         "preprocessing": {
             "mean": model.mean.flatten().tolist(),
@@ -77,6 +112,8 @@ def save(path: Path, checkpoint: Checkpoint, *, half: bool = True) -> None:
         "calibration": {
             "temperature": checkpoint.temperature,
             "threshold": checkpoint.threshold,
+            "uncertain": checkpoint.uncertain and list(checkpoint.uncertain),
+            "operating_points": {k: asdict(v) for k, v in checkpoint.operating_points.items()},
         },
         "metrics": _plain(checkpoint.metrics),
         "training": _plain(checkpoint.training),
@@ -105,9 +142,14 @@ def load(path: Path) -> Checkpoint:
             getattr(model, name).copy_(torch.tensor(preprocessing[name]).view(1, 3, 1, 1))
         return Checkpoint(
             model=model.eval(),
-            crop_margin=float(preprocessing["crop_margin"]),
-            temperature=float(calibration["temperature"]),
-            threshold=float(calibration["threshold"]),
+            crop_margin=_number("crop margin", preprocessing["crop_margin"], 0, 10),
+            temperature=_number("temperature", calibration["temperature"], 1e-3, 1e3),
+            threshold=_number("threshold", calibration["threshold"], 0, 1),
+            uncertain=_band(calibration.get("uncertain")),
+            operating_points={
+                name: _point(name, values)
+                for name, values in (calibration.get("operating_points") or {}).items()
+            },
             metrics=content["metrics"],
             training=content["training"],
             sha256=sha256(path),
@@ -138,6 +180,30 @@ def _read(path: Path) -> dict[str, Any]:
             "use --init instead."
         )
     return content
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if not isinstance(value, int | float) or not low <= value <= high:  # NaN is neither
+        raise ValueError(f"its {name} is {value!r}, not a number from {low} to {high}")
+    return float(value)
+
+
+def _point(name: str, values: Mapping[str, Any]) -> OperatingPoint:
+    point = OperatingPoint(**values)
+    _number(f"threshold {name}", point.threshold, 0, 1)
+    for share in (point.false_positive_rate, point.recall):
+        if share is not None:
+            _number(f"share of errors at {name}", share, 0, 1)
+    return point
+
+
+def _band(values: Any) -> tuple[float, float] | None:
+    if values is None:
+        return None
+    low, high = (float(v) for v in values)
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"its uncertain band is {low} to {high}")
+    return low, high
 
 
 def _plain(values: Mapping[str, Any]) -> Any:

@@ -26,10 +26,13 @@ class Face:
     Attributes:
         box: left, top, right, bottom in pixels of the upright image, inside it.
         score: MTCNN's confidence in [0, 1] that this is a face.
+        landmarks: (x, y) of the eyes, the nose's tip and the mouth's corners, the one on the
+            picture's left first; pixels of the upright image, may lie outside it.
     """
 
     box: tuple[float, float, float, float]
     score: float
+    landmarks: tuple[tuple[float, float], ...] = ()
 
 
 class FaceDetector:
@@ -60,48 +63,63 @@ class FaceDetector:
             framed = Image.new("RGB", (copy.width + 2 * border, copy.height + 2 * border))
             framed.paste(copy, (border, border))
             found = self._detect(framed, offset=(border, border))
-        faces = [Face(_clip(box / scale, image.size), score) for box, score in found]
+        faces = [
+            Face(_clip(box / scale, image.size), score, _points(points / scale))
+            for box, score, points in found
+        ]
         faces = [f for f in faces if min(f.box[2] - f.box[0], f.box[3] - f.box[1]) >= 1]
         return sorted(faces, key=lambda f: _area(f.box), reverse=True)
 
     def _detect(
         self, image: Image.Image, offset: tuple[int, int]
-    ) -> list[tuple[np.ndarray, float]]:
+    ) -> list[tuple[np.ndarray, float, np.ndarray]]:
+        """Box (4,), score and landmarks (5, 2) of each face, in the image's pixels less offset."""
         if min(image.size) < MIN_FACE:
             return []  # a strip with no room for a face, on which MTCNN would fail
-        boxes, scores = self.network.detect(image)
+        boxes, scores, points = self.network.detect(image, landmarks=True)
         if boxes is None:
             return []
-        shift = np.array([*offset, *offset], dtype=np.float64)
-        pairs = zip(boxes, scores, strict=True)
-        return [(np.asarray(b) - shift, float(s)) for b, s in pairs if s and s >= self.min_score]
+        shift = np.array(offset, dtype=np.float64)
+        return [
+            (np.asarray(b) - np.tile(shift, 2), float(s), np.asarray(p) - shift)
+            for b, s, p in zip(boxes, scores, points, strict=True)
+            if s and s >= self.min_score
+        ]
 
 
-def crop_face(
-    image: Image.Image, box: tuple[float, float, float, float], margin: float = MARGIN
-) -> Image.Image:
-    """Cut the square around a face out of the image, at the image's own resolution.
+def crop_square(
+    size: tuple[int, int], box: tuple[float, float, float, float], margin: float = MARGIN
+) -> tuple[int, int, int]:
+    """Where the crop of a face lies in an image: its left, top and side, whole pixels.
 
     The square's side is ``(1 + 2 * margin) * max(width, height)`` of the box, about the box's
     centre. Where it would leave the image it is moved, and if need be made smaller, so that the
     crop holds real pixels only: an invented border would be something to learn from.
 
     Args:
-        image: upright RGB image.
+        size: width and height of the upright image, pixels.
         box: left, top, right, bottom in pixels.
         margin: fraction of the box's longer side to add on every side.
-
-    Returns:
-        A square RGB image.
     """
     left, top, right, bottom = box
     side = (1 + 2 * margin) * max(right - left, bottom - top)
-    size = max(1, round(min(side, image.width, image.height)))
-    x = round((left + right - size) / 2)
-    y = round((top + bottom - size) / 2)
-    x = min(max(x, 0), image.width - size)
-    y = min(max(y, 0), image.height - size)
-    return image.crop((x, y, x + size, y + size))
+    width, height = size
+    whole = max(1, round(min(side, width, height)))
+    x = round((left + right - whole) / 2)
+    y = round((top + bottom - whole) / 2)
+    return min(max(x, 0), width - whole), min(max(y, 0), height - whole), whole
+
+
+def crop_face(
+    image: Image.Image, box: tuple[float, float, float, float], margin: float = MARGIN
+) -> Image.Image:
+    """Cut the square around a face (``crop_square``) out of an upright RGB image.
+
+    Returns:
+        A square RGB image at the image's own resolution.
+    """
+    x, y, side = crop_square(image.size, box, margin)
+    return image.crop((x, y, x + side, y + side))
 
 
 def _reduce(image: Image.Image, side: int) -> tuple[Image.Image, float]:
@@ -117,6 +135,10 @@ def _clip(box: np.ndarray, size: tuple[int, int]) -> tuple[float, float, float, 
     left, right = np.clip(box[[0, 2]], 0, size[0]).tolist()
     top, bottom = np.clip(box[[1, 3]], 0, size[1]).tolist()
     return left, top, right, bottom
+
+
+def _points(points: np.ndarray) -> tuple[tuple[float, float], ...]:
+    return tuple((float(x), float(y)) for x, y in points)
 
 
 def _area(box: tuple[float, float, float, float]) -> float:

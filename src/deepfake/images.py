@@ -6,7 +6,7 @@ import contextlib
 import io
 import warnings
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from deepfake.errors import (
     BrokenImage,
@@ -20,6 +20,15 @@ from deepfake.errors import (
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 50_000_000
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # what brings an image of this EXIF orientation upright
 MIN_SIDE = 32  # pixels; MTCNN's smallest face is 20 and needs some surroundings
 
 
@@ -48,10 +57,7 @@ def decode(blob: bytes, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIX
     _check_size(image.width, image.height, max_pixels)
     try:
         image.load()
-        # A broken EXIF block must not cost a person their answer.
-        with contextlib.suppress(Exception):
-            image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
+        return _to_rgb(_upright(image))
     except Exception as error:
         # Pillow's decoders raise a wide range of types on damaged files (OSError, SyntaxError,
         # ValueError, struct.error ...): all of them mean the same to the caller.
@@ -67,6 +73,8 @@ def _open(blob: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise TooManyPixels("The image claims far more pixels than are accepted.") from error
     except UnidentifiedImageError as error:
+        if blob[4:12] in (b"ftypavif", b"ftypavis"):  # refused unseen when its end is missing
+            raise BrokenImage("The image is damaged or cut off and cannot be decoded.") from error
         raise UnsupportedFormat(
             f"This is not an image we can read; send one of {', '.join(FORMATS)}."
         ) from error
@@ -85,6 +93,15 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; as it is where that cannot be read."""
+    orientation = 1
+    with contextlib.suppress(Exception):  # a broken EXIF block must not cost anyone their answer
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    turn = TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
@@ -92,6 +109,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             image = image.convert("I")  # of either byte order
         low, high = image.getextrema()
         top = 65535.0 if high > 255 or low < 0 else 255.0  # type: ignore[operator]
+        if image.mode == "F" and low >= 0 and high <= 1:  # type: ignore[operator]
+            top = 1.0
         image = image.point(lambda v: v * (255.0 / top)).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")

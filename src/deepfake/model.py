@@ -76,6 +76,7 @@ class DeepfakeDetector(nn.Module):
         image_size: side of the square input, pixels.
         pretrained: let timm fetch ImageNet weights from its hub.
         dropout: before the last layer.
+        cbam: False leaves the attention out, to see what it is worth.
 
     Attributes:
         mean, std: what the backbone's weights expect its input to be normalised with (ImageNet's
@@ -91,6 +92,7 @@ class DeepfakeDetector(nn.Module):
         image_size: int = 224,
         pretrained: bool = False,
         dropout: float = 0.5,
+        cbam: bool = True,
     ) -> None:
         super().__init__()
         self.backbone_name = backbone
@@ -98,7 +100,7 @@ class DeepfakeDetector(nn.Module):
         self.dropout = dropout
         self.backbone = _create_backbone(backbone, image_size, pretrained)
         self.channels = int(cast(int, self.backbone.num_features))
-        self.cbam = CBAM(self.channels)
+        self.cbam = CBAM(self.channels) if cbam else nn.Identity()
         self.head = nn.Sequential(
             nn.Linear(self.channels, HIDDEN),
             nn.ReLU(),

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from deepfake.checkpoint import Checkpoint, load
+from deepfake.checkpoint import BALANCED, Checkpoint, OperatingPoint, load
 from deepfake.errors import DeepfakeError, InternalError, NoFace
 from deepfake.faces import Face, FaceDetector, crop_face
 from deepfake.images import decode
+from deepfake.runtime import make_runtime
 from deepfake.views import VIEWS, make_views, to_pixels
 
 MAX_FACES = 32  # per photo, the largest: a crowd must not fill the memory
@@ -43,6 +43,7 @@ class FaceVerdict:
         fake_probability: mean of ``views``, in [0, 1].
         views: P(fake) of each test-time view, in the order of ``deepfake.views.VIEWS``.
         label: Fake or Real.
+        verdict: the label, or Uncertain where the probability is too close to call.
         confidence: probability of the label, in [0, 1].
         crop: the square RGB crop that was judged, at the photo's own resolution.
     """
@@ -51,6 +52,7 @@ class FaceVerdict:
     fake_probability: float
     views: tuple[float, ...]
     label: str
+    verdict: str
     confidence: float
     crop: Image.Image
 
@@ -60,6 +62,7 @@ class FaceVerdict:
             "box": [round(v, 1) for v in self.face.box],
             "detection_score": round(self.face.score, 4),
             "label": self.label,
+            "verdict": self.verdict,
             "confidence": round(self.confidence, 4),
             "fake_probability": round(self.fake_probability, 4),
             "views": {name: round(p, 4) for name, p in zip(VIEWS, self.views, strict=True)},
@@ -78,13 +81,13 @@ class Verdict:
     Attributes:
         faces: largest first, at most ``MAX_FACES``.
         faces_found: how many there were before that limit.
-        threshold: P(fake) above it is called Fake.
+        point: the threshold in use, and how often it errs.
         width, height: of the upright photo, pixels.
     """
 
     faces: tuple[FaceVerdict, ...]
     faces_found: int
-    threshold: float
+    point: OperatingPoint
     width: int
     height: int
 
@@ -98,9 +101,11 @@ class Verdict:
         worst = self.worst
         return {
             "label": worst.label,
+            "verdict": worst.verdict,
             "confidence": round(worst.confidence, 4),
             "fake_probability": round(worst.fake_probability, 4),
-            "threshold": self.threshold,
+            "threshold": round(self.point.threshold, 4),
+            "false_positive_rate": _rounded(self.point.false_positive_rate),
             "faces": [face.to_json(crops) for face in self.faces],
             "faces_found": self.faces_found,
             "image": {"width": self.width, "height": self.height},
@@ -117,18 +122,39 @@ class Pipeline:
     Args:
         checkpoint: what ``deepfake.checkpoint.load`` returned.
         device: where the classifier runs, "cpu" or "cuda"; faces are found on the CPU.
+        point: name of the operating point whose threshold is used.
+        runtime: what runs the classifier: auto, openvino or torch.
+
+    Raises:
+        CheckpointError: the checkpoint has no operating point of this name, or the runtime
+            cannot be had.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str = "cpu",
+        point: str = BALANCED,
+        runtime: str = "auto",
+    ) -> None:
         self.checkpoint = checkpoint
-        self.device = torch.device(device)
-        self.model = checkpoint.model.to(self.device).to(memory_format=torch.channels_last)
+        self.point = checkpoint.point(point)
+        self.model = checkpoint.model
+        self.runtime = make_runtime(
+            self.model, torch.device(device), runtime, checkpoint.temperature
+        )
         self.detector = FaceDetector()
 
     @classmethod
-    def from_file(cls, path: Path | str, device: str = "cpu") -> Pipeline:
+    def from_file(
+        cls,
+        path: Path | str,
+        device: str = "cpu",
+        point: str = BALANCED,
+        runtime: str = "auto",
+    ) -> Pipeline:
         """A pipeline from a ``saved_model.pth``; CheckpointError when it cannot be used."""
-        return cls(load(Path(path)), device)
+        return cls(load(Path(path)), device, point, runtime)
 
     def warm_up(self) -> None:
         """Run both networks once: the first call of each is many times slower."""
@@ -164,7 +190,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def classify(self, crops: Sequence[Image.Image]) -> list[tuple[float, ...]]:
-        """P(fake) of each view of each face crop, in one forward call.
+        """P(fake) of each view of each face crop.
 
         Args:
             crops: square RGB face crops of any size, at least one.
@@ -174,10 +200,9 @@ class Pipeline:
         """
         size = self.model.image_size
         views = make_views(torch.stack([to_pixels(crop, size) for crop in crops]))
-        x = self.model.preprocess(views.flatten(0, 1).to(self.device))
-        logits: Tensor = self.model(x.contiguous(memory_format=torch.channels_last)).float()
+        logits = self.runtime(views.flatten(0, 1))
         p_fake = (logits / self.checkpoint.temperature).softmax(dim=1)[:, 1]
-        return [tuple(row) for row in p_fake.view(len(crops), len(VIEWS)).cpu().tolist()]
+        return [tuple(row) for row in p_fake.view(len(crops), len(VIEWS)).tolist()]
 
     def _look(
         self, photo: Photo, observe: Observe
@@ -219,22 +244,36 @@ class Pipeline:
         return Verdict(
             faces=tuple(judged),
             faces_found=len(faces),
-            threshold=self.checkpoint.threshold,
+            point=self.point,
             width=photo.width,
             height=photo.height,
         )
 
     def _judge(self, face: Face, crop: Image.Image, views: tuple[float, ...]) -> FaceVerdict:
         p_fake = sum(views) / len(views)
-        fake = p_fake > self.checkpoint.threshold
+        fake = p_fake > self.point.threshold
+        label = "Fake" if fake else "Real"
         return FaceVerdict(
             face=face,
             fake_probability=p_fake,
             views=views,
-            label="Fake" if fake else "Real",
+            label=label,
+            verdict="Uncertain" if self._too_close(p_fake) else label,
             confidence=p_fake if fake else 1 - p_fake,
             crop=crop,
         )
+
+    def _too_close(self, p_fake: float) -> bool:
+        """Whether it lies in the uncertain band, or between that and the threshold in use."""
+        band = self.checkpoint.uncertain
+        if band is None:
+            return False
+        threshold = self.point.threshold
+        return min(band[0], threshold) <= p_fake <= max(band[1], threshold)
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
 
 
 @contextmanager

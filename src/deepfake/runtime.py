@@ -1,0 +1,169 @@
+"""How the network runs: OpenVINO on a CPU, PyTorch elsewhere, behind one call."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from deepfake.errors import CheckpointError
+from deepfake.model import DeepfakeDetector
+from deepfake.views import VIEWS
+
+RUNTIMES = ("auto", "openvino", "torch")
+TOLERANCE = 0.01  # of P(fake): where bfloat16 is further off than this, float32 is used
+log = logging.getLogger(__name__)
+
+
+class Runtime(Protocol):
+    """A network that is ready to run."""
+
+    name: str
+    """What runs it, and how: "openvino bf16", "torch f32" ..."""
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Views of faces, uint8 (N * 3, 3, S, S) -> logits, float32 (N * 3, 2) on the CPU."""
+        ...
+
+
+def make_runtime(
+    model: DeepfakeDetector, device: torch.device, wanted: str = "auto", temperature: float = 1.0
+) -> Runtime:
+    """The model, ready to run.
+
+    Args:
+        model: in eval mode.
+        device: where PyTorch runs it; OpenVINO runs on the CPU only.
+        wanted: one of ``RUNTIMES``; auto is OpenVINO on a CPU, PyTorch elsewhere and where
+            OpenVINO is not installed or cannot convert the model.
+        temperature: of the softmax that the logits are for; the lower it is, the more precise
+            they must be.
+
+    Raises:
+        CheckpointError: the runtime is unknown, or OpenVINO is wanted and cannot be had.
+    """
+    if wanted not in RUNTIMES:
+        raise CheckpointError(f"The runtime {wanted!r} is unknown, only {', '.join(RUNTIMES)} are.")
+    if wanted == "torch":
+        return TorchRuntime(model, device)
+    try:
+        if device.type != "cpu":
+            raise CheckpointError("OpenVINO runs on a CPU only")
+        if importlib.util.find_spec("openvino") is None:
+            raise CheckpointError("OpenVINO is not installed")
+        return openvino_runtime(model, temperature)
+    except Exception as error:  # the converter refuses a network in many types
+        if wanted == "openvino":
+            raise CheckpointError(
+                f"{_first_line(error)}; take the runtime auto or torch."
+            ) from error
+        log.info("PyTorch runs the network: %s", _first_line(error))
+        return TorchRuntime(model, device)
+
+
+class TorchRuntime:
+    """PyTorch as it is: float32 on a CPU, bfloat16 on a GPU."""
+
+    def __init__(self, model: DeepfakeDetector, device: torch.device) -> None:
+        self.model = model.to(device).to(memory_format=torch.channels_last)
+        self.device = device
+        self.half = device.type == "cuda"
+        self.name = f"torch {'bf16' if self.half else 'f32'}"
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        x = self.model.preprocess(pixels.to(self.device))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            logits: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))
+        return logits.float().cpu()
+
+
+class OpenVinoRuntime:
+    """OpenVINO on the CPU, compiled for the three views of one face.
+
+    On a CPU larger batches gain nothing, and a fixed shape runs fastest.
+
+    Args:
+        network: what ``converted`` returned.
+        precision: "f32" or "bf16".
+    """
+
+    def __init__(self, network: Any, precision: str) -> None:
+        options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        self.network = _openvino().Core().compile_model(network, "CPU", options)
+        self.name = f"openvino {precision}"
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        faces = pixels.numpy().reshape(-1, len(VIEWS), *pixels.shape[1:])
+        return torch.cat([torch.from_numpy(self.network(face)[0].copy()) for face in faces])
+
+
+def openvino_runtime(model: DeepfakeDetector, temperature: float = 1.0) -> OpenVinoRuntime:
+    """bfloat16 where the processor has it and the answers agree, else float32."""
+    network = converted(model)
+    exact = OpenVinoRuntime(network, "f32")
+    if "BF16" not in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return exact
+    fast = OpenVinoRuntime(network, "bf16")
+
+    def p_fake(runtime: OpenVinoRuntime, views: Tensor) -> Tensor:
+        return (runtime(views) / temperature).softmax(dim=1)[:, 1]
+
+    off = [(p_fake(fast, x) - p_fake(exact, x)).abs().max() for x in _probes(model.image_size)]
+    # Half of it: a few probes do not show the largest difference that photos would.
+    return fast if all(d <= TOLERANCE / 2 for d in off) else exact
+
+
+def converted(model: DeepfakeDetector) -> Any:
+    """The model as an OpenVINO network: the three views of a face, uint8 -> logits, float32."""
+    size = model.image_size
+    example = torch.zeros(len(VIEWS), 3, size, size, dtype=torch.uint8)
+    # Traced, not exported: after dozens of exports in one process Python 3.11 was seen to crash.
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch means to retire tracing
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            _Normalising(model), example, check_trace=False
+        )
+        return _openvino().convert_model(traced, example_input=example, input=list(example.shape))
+
+
+class _Normalising(nn.Module):
+    """The detector from pixels on, so that normalising is part of the compiled network."""
+
+    def __init__(self, model: DeepfakeDetector) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.model(self.model.preprocess(pixels))
+        return logits
+
+
+def _probes(size: int) -> Iterator[Tensor]:
+    """Views from flat to noisy; precisions that agree on these agree on photos."""
+    generator = torch.Generator().manual_seed(0)
+    for side in (2, 8, 32, size):
+        coarse = torch.rand(len(VIEWS), 3, side, side, generator=generator) * 255
+        yield nn.functional.interpolate(coarse, (size, size), mode="bilinear").byte()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _openvino() -> Any:
+    """The package, without what it would report about its use over the network."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
