@@ -21,12 +21,22 @@ from deepfake.views import to_pixels
 _RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
 
 
-def augment(crop: Image.Image, size: int, rng: Generator) -> Tensor:
-    """An RGB crop of any size -> augmented pixels, uint8 (3, size, size)."""
-    image = _degrade(_resized_crop(_rotate(crop, rng), size, rng), rng)
+def augment(crop: Image.Image, size: int, rng: Generator, light: float = 0.0) -> Tensor:
+    """An RGB crop of any size -> augmented pixels, uint8 (3, size, size).
+
+    Args:
+        light: share of the crops that are only framed, flipped and recoloured, so that traces
+            as fine as a pixel, which the rest loses, can be learned too.
+    """
+    gentle = rng.random() < light
+    if gentle:
+        image = _resized_crop(crop, size, rng, least=0.75)
+    else:
+        image = _degrade(_resized_crop(_rotate(crop, rng), size, rng), rng)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return _erase(to_pixels(_jitter(image, rng), size), rng)
+    pixels = to_pixels(_jitter(image, rng), size)
+    return pixels if gentle else _erase(pixels, rng)
 
 
 def _rotate(image: Image.Image, rng: Generator, degrees: float = 15.0) -> Image.Image:
@@ -41,9 +51,9 @@ def _rotate(image: Image.Image, rng: Generator, degrees: float = 15.0) -> Image.
     return turned.crop((round(dx), round(dy), round(image.width - dx), round(image.height - dy)))
 
 
-def _resized_crop(image: Image.Image, size: int, rng: Generator) -> Image.Image:
-    """A random square of 60 to 100 % of the area, slightly stretched, as size x size."""
-    area = rng.uniform(0.6, 1.0)
+def _resized_crop(image: Image.Image, size: int, rng: Generator, least: float = 0.6) -> Image.Image:
+    """A random square of ``least`` to all of the area, slightly stretched, as size x size."""
+    area = rng.uniform(least, 1.0)
     stretch = math.sqrt(math.exp(rng.uniform(math.log(0.87), math.log(1.15))))
     width = min(image.width, image.width * math.sqrt(area) * stretch)
     height = min(image.height, image.height * math.sqrt(area) / stretch)

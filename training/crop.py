@@ -14,16 +14,18 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from tqdm import tqdm
 
 from deepfake.errors import DataError, DeepfakeError
-from deepfake.faces import DETECT_SIDE, MARGIN, MIN_SCORE, FaceDetector, crop_face
+from deepfake.faces import DETECT_SIDE, MARGIN, MIN_SCORE, FaceDetector, crop_square
 from deepfake.images import decode
 from training.cli import check_numbers, parser, run
 from training.data import Sample, read_samples, write_manifest
@@ -44,18 +46,25 @@ def crop_one(source: Path, target: Path, margin: float, max_side: int) -> dict[s
         # The files are the user's own: larger ones than the service takes are welcome.
         image = decode(source.read_bytes(), max_bytes=2**30, max_pixels=200_000_000)
         faces = _detector(image)
-    except (DeepfakeError, OSError) as error:
-        return {"error": str(error)}
+    except (DeepfakeError, OSError, MemoryError) as error:
+        return {"error": str(error) or "too large for the memory"}
     if not faces:
         return {"error": "no face found"}
-    crop = crop_face(image, faces[0].box, margin)
-    if crop.width > max_side:
+    face = faces[0]
+    x, y, side = crop_square(image.size, face.box, margin)
+    crop = image.crop((x, y, x + side, y + side))
+    if side > max_side:
         crop = crop.resize((max_side, max_side), Image.Resampling.BILINEAR)
+    scale = crop.width / side
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_suffix(".part")
     crop.save(part, format="PNG", compress_level=1)
     part.replace(target)
-    return {"box": [round(v, 1) for v in faces[0].box], "score": round(faces[0].score, 4)}
+    return {
+        "box": [round(v, 1) for v in face.box],
+        "score": round(face.score, 4),
+        "landmarks": [round(v * scale, 1) for px, py in face.landmarks for v in (px - x, py - y)],
+    }
 
 
 def crop_name(name: str) -> str:
@@ -102,7 +111,13 @@ def _work(
             for s in todo
         }
         for job in as_completed(jobs):
-            yield jobs[job], job.result()
+            try:
+                yield jobs[job], job.result()
+            except BrokenProcessPool as error:
+                raise DataError(
+                    "A cropping process was ended from outside, perhaps for want of memory; "
+                    "run the same command again, with fewer --workers, to go on."
+                ) from error
 
 
 def _read_journal(journal: Path, settings: dict[str, object]) -> dict[str, dict[str, object]]:
@@ -124,13 +139,18 @@ def _read_journal(journal: Path, settings: dict[str, object]) -> dict[str, dict[
 
 def _write_lists(samples: list[Sample], done: dict[str, dict[str, object]], out: Path) -> None:
     kept = [s for s in samples if "error" not in done[s.name]]
-    write_manifest(out / "manifest.csv", [replace(s, name=crop_name(s.name)) for s in kept])
+    crops = [replace(s, name=crop_name(s.name), landmarks=_landmarks(done[s.name])) for s in kept]
+    write_manifest(out / "manifest.csv", crops)
     lost = [s for s in samples if "error" in done[s.name]]
     with (out / "no_face.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "source", "split", "reason"])
         writer.writerows([s.name, s.source, s.split, done[s.name]["error"]] for s in lost)
     print(f"{len(kept)} crops in {out}; {len(lost)} images without one, see {out}/no_face.csv")
+
+
+def _landmarks(record: dict[str, Any]) -> tuple[float, ...]:
+    return tuple(record.get("landmarks", ()))
 
 
 def main() -> int:

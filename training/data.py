@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
 
 from deepfake.errors import DataError
@@ -18,12 +20,18 @@ from deepfake.errors import DataError
 LABELS = ("real", "fake")  # index = class of the network's output
 SPLITS = ("train", "val", "test")
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
-FIELDS = ("path", "label", "source", "generator", "group", "split")
+FIELDS = ("path", "label", "source", "generator", "group", "split", "landmarks")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One labelled image. ``name`` is its path as the manifest or folder writes it."""
+    """One labelled image.
+
+    Attributes:
+        name: its path as the manifest or folder writes it.
+        landmarks: x and y of eyes, nose and mouth's corners in pixels of a face crop, ten
+            numbers as training.crop writes them; empty where they are not known.
+    """
 
     path: Path
     name: str
@@ -32,18 +40,20 @@ class Sample:
     generator: str = ""
     group: str = ""
     split: str = ""
+    landmarks: tuple[float, ...] = ()
 
 
-def read_samples(data: Path, seed: int = 0) -> list[Sample]:
+def read_samples(data: Path, seed: int = 0, strict: bool = True) -> list[Sample]:
     """Read a data folder (``real/`` + ``fake/``, or with a ``manifest.csv``) or a manifest file.
 
     A manifest is a CSV with the columns ``path`` (relative to the CSV) and ``label`` (real or
-    fake), and optionally ``source``, ``generator``, ``group`` and ``split``. An image without
-    a group is a group of its own. Where splits are missing, groups are dealt to
+    fake), and optionally ``source``, ``generator``, ``group``, ``split`` and ``landmarks``. An
+    image without a group is a group of its own. Where splits are missing, groups are dealt to
     train/val/test 80/10/10.
 
     Raises:
-        DataError: nothing there, a bad row, one class only, or a group in two splits.
+        DataError: nothing there, a bad row, and, where ``strict``, one class only or a group in
+            two splits.
     """
     if not data.exists():
         raise DataError(f"{data} does not exist; give a data folder or a manifest CSV.")
@@ -51,7 +61,8 @@ def read_samples(data: Path, seed: int = 0) -> list[Sample]:
     samples = _from_manifest(manifest) if manifest.is_file() else _from_folders(data)
     samples = [s if s.group else replace(s, group=s.name) for s in samples]
     samples = assign_splits(samples, seed)
-    check(samples, str(data))
+    if strict or not samples:
+        check(samples, str(data))
     return samples
 
 
@@ -94,7 +105,27 @@ def _sample(manifest: Path, line: int, row: dict[str, str]) -> Sample:
         generator=row.get("generator") or "",
         group=row.get("group") or "",
         split=split,
+        landmarks=_landmarks(manifest, line, row.get("landmarks") or ""),
     )
+
+
+def _landmarks(manifest: Path, line: int, text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(v) for v in text.split())
+    except ValueError:
+        values = (math.nan,)
+    if len(values) not in (0, 10) or not all(math.isfinite(v) for v in values):
+        raise DataError(f"{manifest}, line {line}: landmarks are not ten numbers.")
+    return values
+
+
+def read_image(path: Path) -> Image.Image:
+    """A crop as an RGB image; DataError when it cannot be read."""
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as an image.") from error
 
 
 def assign_splits(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
@@ -123,15 +154,19 @@ def check(samples: Sequence[Sample], where: str) -> None:
     if len(counts) < 2:
         only = LABELS[next(iter(counts))]
         raise DataError(f"{where} holds only {only} images; both real and fake are needed.")
-    splits: dict[str, set[str]] = defaultdict(set)
-    for s in samples:
-        splits[s.group].add(s.split)
-    torn = sorted(g for g, found in splits.items() if len(found) > 1)
-    if torn:
+    if torn := torn_groups(samples):
         raise DataError(
             f"{len(torn)} group(s) cross splits in {where}, {torn[0]!r} for one: near-duplicates "
             "in two splits make every figure too good."
         )
+
+
+def torn_groups(samples: Iterable[Sample]) -> list[str]:
+    """The groups that have images in more than one split."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for s in samples:
+        splits[s.group].add(s.split)
+    return sorted(g for g, found in splits.items() if len(found) > 1)
 
 
 def of_split(samples: Iterable[Sample], split: str) -> list[Sample]:
@@ -172,24 +207,30 @@ def folds(
     return parts
 
 
-def balanced(samples: Sequence[Sample], seed: int, by_source: bool = False) -> list[Sample]:
-    """As many reals as fakes: all of the smaller class, and as many drawn from the larger.
+def balanced(samples: Sequence[Sample], seed: int, evenness: float = 0.0) -> list[Sample]:
+    """As many reals as fakes: as many of each as the smaller class has.
 
     Called with another seed each epoch, so that in the end all images of the larger class are
     used. The order is shuffled.
 
     Args:
-        by_source: give every source of a class the same share; small ones are repeated.
+        evenness: how far the sources of a class share alike: 0 as they are, 1 the same share for
+            each; between, shares go with size to the power of 1 - evenness. Images of small
+            sources are then repeated within an epoch, those of large ones left out.
     """
     rng = np.random.default_rng(seed)
     by_label = [[s for s in samples if s.label == label] for label in range(len(LABELS))]
     size = min(len(group) for group in by_label)
     drawn = []
     for group in by_label:
-        sources = sorted({s.source for s in group}) if by_source else [None]
-        for source in sources:
-            cell = [s for s in group if source in (None, s.source)]
-            wanted = size // len(sources)
+        cells = [
+            [s for s in group if s.source == name] for name in sorted({s.source for s in group})
+        ]
+        weights = np.array([len(cell) for cell in cells], dtype=float) ** (1 - evenness)
+        # Where sources keep their own sizes, all of the larger class is drawn from together.
+        cells, shares = (cells, weights / weights.sum()) if evenness else ([group], np.ones(1))
+        for cell, share in zip(cells, shares, strict=True):
+            wanted = round(size * float(share))
             order = [i for _ in range(-(-wanted // len(cell))) for i in rng.permutation(len(cell))]
             drawn += [cell[i] for i in order[:wanted]]
     return [drawn[i] for i in rng.permutation(len(drawn))]
@@ -203,10 +244,25 @@ def limited(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
     return [samples[i] for i in order]
 
 
+def limited_per_cell(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
+    """A random choice of at most ``limit`` samples of each source and class; 0: all."""
+    if not limit:
+        return samples
+    rng, kept, counts = np.random.default_rng(seed), [], Counter[tuple[str, int]]()
+    for i in rng.permutation(len(samples)):
+        cell = (samples[i].source, samples[i].label)
+        if counts[cell] < limit:
+            counts[cell] += 1
+            kept.append(int(i))
+    return [samples[i] for i in sorted(kept)]
+
+
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:
     """Write samples as a manifest whose paths are their names."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(FIELDS)
         for s in samples:
-            writer.writerow([s.name, LABELS[s.label], s.source, s.generator, s.group, s.split])
+            landmarks = " ".join(f"{v:g}" for v in s.landmarks)
+            row = [s.name, LABELS[s.label], s.source, s.generator, s.group, s.split, landmarks]
+            writer.writerow(row)

@@ -113,7 +113,8 @@ def check_forward(path: Path) -> Line:
         started = time.perf_counter()
         pipeline.classify([Image.new("RGB", (224, 224), "grey")])
         times.append(time.perf_counter() - started)
-    return Line("forward pass", True, f"{sorted(times)[2] * 1000:.0f} ms for one face, 3 views")
+    spent = f"{sorted(times)[2] * 1000:.0f} ms for one face, 3 views"
+    return Line("forward pass", True, f"{spent}, {pipeline.runtime.name}")
 
 
 def look(checkpoint: Path) -> list[Line]:

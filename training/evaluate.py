@@ -12,14 +12,15 @@ import argparse
 import csv
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from deepfake.errors import DataError, DeepfakeError
-from deepfake.pipeline import Pipeline
+from deepfake.pipeline import Photo, Pipeline
+from deepfake.views import VIEWS
 from training.cli import check_numbers, keep_memory, parser, run
 from training.data import LABELS, SPLITS, Sample, limited, of_split, read_samples
 from training.report import Result, markdown, plot, summarise, to_json
@@ -44,56 +45,75 @@ def arguments() -> argparse.Namespace:
     return opt
 
 
-def predict(
-    pipeline: Pipeline, samples: Sequence[Sample], done: dict[str, tuple[str, str]]
-) -> Iterator[Result]:
-    """The answer about each sample, in order; those in ``done`` are not asked again."""
-    todo = [s for s in samples if s.name not in done]
-    bar = tqdm(total=len(samples), initial=len(samples) - len(todo), unit="img", desc="evaluate")
-    for s in samples:
-        if s.name in done:
-            p, error = done[s.name]
-            yield Result(s, float(p) if p else None, error)
-    for start in range(0, len(todo), BATCH):
-        batch = todo[start : start + BATCH]
-        for s, answer in zip(batch, pipeline.predict([_blob(s) for s in batch]), strict=True):
-            if isinstance(answer, DeepfakeError):
-                yield Result(s, None, answer.code)
-            else:
-                yield Result(s, answer.worst.fake_probability)
-        bar.update(len(batch))
-    bar.close()
+Done = dict[str, tuple[tuple[float, ...], str]]
+"""Views and error of the samples that an earlier run has asked about."""
 
 
-def _blob(sample: Sample) -> bytes | DeepfakeError:
+def photo_of(sample: Sample) -> Photo:
+    """The bytes of a sample's file, or the error of reading it."""
     try:
         return sample.path.read_bytes()
     except OSError as error:
         return DataError(f"{sample.path}: {error.strerror}")
 
 
-def predictions(opt: argparse.Namespace, pipeline: Pipeline, samples: list[Sample]) -> list[Result]:
-    """All answers, each written to predictions.csv as soon as it is known."""
-    path = opt.out / "predictions.csv"
-    key = f"{pipeline.checkpoint.sha256} {opt.data} {opt.split}"
+def predict(
+    pipeline: Pipeline,
+    samples: Sequence[Sample],
+    done: Done,
+    photo: Callable[[Sample], Photo] = photo_of,
+) -> Iterator[Result]:
+    """The answer about each sample; those in ``done`` come first and are not asked again."""
+    todo = [s for s in samples if s.name not in done]
+    bar = tqdm(total=len(samples), initial=len(samples) - len(todo), unit="img", desc="evaluate")
+    for s in samples:
+        if s.name in done:
+            yield Result(s, *done[s.name])
+    for start in range(0, len(todo), BATCH):
+        batch = todo[start : start + BATCH]
+        for s, answer in zip(batch, pipeline.predict([photo(s) for s in batch]), strict=True):
+            if isinstance(answer, DeepfakeError):
+                yield Result(s, error=answer.code)
+            else:
+                yield Result(s, answer.worst.views)
+        bar.update(len(batch))
+    bar.close()
+
+
+def predictions(
+    path: Path,
+    key: str,
+    pipeline: Pipeline,
+    samples: list[Sample],
+    photo: Callable[[Sample], Photo] = photo_of,
+) -> list[Result]:
+    """All answers, each written to a CSV as soon as it is known.
+
+    Args:
+        path: the CSV; what it holds is not asked again, unless it was written under another key.
+        key: says which photos and treatment the answers are of.
+        photo: what of a sample goes into the pipeline.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    key = f"{pipeline.checkpoint.sha256} {key}"
     done = _read_done(path, key)
     results = []
     with path.open("a" if done else "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if not done:
             writer.writerow([key])
-            writer.writerow(["path", "source", "label", "p_fake", "error"])
-        for r in predict(pipeline, samples, done):
+            writer.writerow(["path", "source", "label", *VIEWS, "error"])
+        for r in predict(pipeline, samples, done, photo):
             results.append(r)
             if r.sample.name not in done:
-                p = "" if r.p_fake is None else f"{r.p_fake:.6f}"
+                views = [f"{p:.7f}" for p in r.views] or [""] * len(VIEWS)
                 label = LABELS[r.sample.label]
-                writer.writerow([r.sample.name, r.sample.source, label, p, r.error])
+                writer.writerow([r.sample.name, r.sample.source, label, *views, r.error])
                 file.flush()
     return results
 
 
-def _read_done(path: Path, key: str) -> dict[str, tuple[str, str]]:
+def _read_done(path: Path, key: str) -> Done:
     """Answers of an earlier run over the same photos with the same checkpoint."""
     if not path.exists():
         return {}
@@ -101,7 +121,8 @@ def _read_done(path: Path, key: str) -> dict[str, tuple[str, str]]:
         rows = list(csv.reader(file))
     if not rows or rows[0] != [key]:
         return {}
-    return {row[0]: (row[3], row[4]) for row in rows[2:] if len(row) == 5}
+    whole = [row for row in rows[2:] if len(row) == 4 + len(VIEWS)]  # a kill cuts the last one
+    return {row[0]: (tuple(float(p) for p in row[3:-1] if p), row[-1]) for row in whole}
 
 
 def main() -> int:
@@ -109,14 +130,15 @@ def main() -> int:
     keep_memory()
     pipeline = Pipeline.from_file(opt.checkpoint, opt.device)
     samples = limited(of_split(read_samples(opt.data), opt.split), opt.limit, opt.seed)
-    opt.out.mkdir(parents=True, exist_ok=True)
-    results = predictions(opt, pipeline, samples)
+    key = f"{opt.data} {opt.split}"
+    results = predictions(opt.out / "predictions.csv", key, pipeline, samples)
     print("bootstrap ...", file=sys.stderr)
-    report = summarise(results, pipeline.checkpoint.threshold, opt.rounds, opt.seed)
+    report = summarise(results, pipeline.checkpoint, opt.rounds, opt.seed)
     report["run"] = {
         "checkpoint": pipeline.checkpoint.sha256,
         "backbone": pipeline.model.backbone_name,
         "image_size": pipeline.model.image_size,
+        "runtime": pipeline.runtime.name,
         "threshold": pipeline.checkpoint.threshold,
         "temperature": pipeline.checkpoint.temperature,
         "split": opt.split,

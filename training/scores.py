@@ -6,7 +6,7 @@ recall and F1 are of the class fake.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,35 +100,61 @@ def intervals(
     rounds: int = 1000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile bootstrap intervals, resampling whole groups (their images are alike).
+    """95 % intervals of ``SCORES``; with ``sources``, of their mean over sources."""
 
-    With ``sources``, of the mean over sources; groups are then drawn within each source.
+    def figures(rows: NDArray[np.int64]) -> dict[str, float]:
+        if sources is None:
+            return scores(labels[rows], p_fake[rows], threshold)
+        return mean_over_sources(labels[rows], p_fake[rows], names[rows].tolist(), threshold)
+
+    names = np.asarray(sources if sources is not None else ["all"] * len(labels))
+    return bootstrap(figures, groups, names.tolist(), rounds, seed)
+
+
+def bootstrap(
+    figures: Callable[[NDArray[np.int64]], dict[str, float]],
+    groups: Sequence[str],
+    sources: Sequence[str],
+    rounds: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile bootstrap intervals of what ``figures`` says about a choice of rows.
+
+    Whole groups are drawn, since their images are alike, and within each source.
     """
     rng = np.random.default_rng(seed)
-    strata = np.asarray(sources if sources is not None else ["all"] * len(labels))
-    members = [_members(np.flatnonzero(strata == s), groups) for s in sorted(set(strata))]
-    drawn: dict[str, list[float]] = {key: [] for key in SCORES}
+    strata = np.asarray(sources)
+    members = [_members(np.flatnonzero(strata == s), groups) for s in sorted(set(sources))]
+    drawn: dict[str, list[float]] = {}
     for _ in range(rounds):
         rows = np.concatenate([_resample(groups_of, rng) for groups_of in members])
-        if sources is None:
-            row = scores(labels[rows], p_fake[rows], threshold)
-        else:
-            row = mean_over_sources(labels[rows], p_fake[rows], strata[rows].tolist(), threshold)
-        for key in SCORES:
-            drawn[key].append(row[key])
+        for key, value in figures(rows).items():
+            drawn.setdefault(key, []).append(value)
     return {key: _interval(np.array(values)) for key, values in drawn.items()}
 
 
 def fit_temperature(labels: Ints, p_fake: Floats) -> float:
     """The temperature that minimises the negative log-likelihood (Guo et al. 2017).
 
-    ``p_fake`` are probabilities at temperature 1; their log-odds are divided by the result.
+    The targets are Platt's (1999), (n1 + 1) / (n1 + 2) for n1 fakes and 1 / (n0 + 2) for n0
+    reals: where validation is told apart without a mistake, plain 1 and 0 would have every answer
+    be certain.
+
+    Args:
+        labels: (N,) int.
+        p_fake: (N,), or (N, views) of which the mean counts: probabilities at temperature 1,
+            whose log-odds are divided by the result.
+
+    Returns:
+        A temperature in [0.05, 20].
     """
-    odds = logit(np.clip(p_fake, 1e-7, 1 - 1e-7))
+    odds = logit(np.clip(p_fake, 1e-7, 1 - 1e-7)).reshape(len(labels), -1)
+    fakes, reals = int((labels == 1).sum()), int((labels == 0).sum())
+    targets = np.where(labels == 1, (fakes + 1) / (fakes + 2), 1 / (reals + 2))
 
     def loss(log_t: float) -> float:
-        p = np.clip(expit(odds / np.exp(log_t)), 1e-12, 1 - 1e-12)
-        return float(-np.mean(np.where(labels == 1, np.log(p), np.log1p(-p))))
+        p = np.clip(expit(odds / np.exp(log_t)).mean(axis=1), 1e-12, 1 - 1e-12)
+        return float(-np.mean(targets * np.log(p) + (1 - targets) * np.log1p(-p)))
 
     found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
     return float(np.exp(found.x))

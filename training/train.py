@@ -39,19 +39,36 @@ def arguments() -> argparse.Namespace:
     group.add_argument("--limit", type=int, default=0, help="use so many images per split; 0: all")
     group.add_argument("--folds", type=int, default=0, help="k of stratified group k-fold; 0: off")
     group.add_argument(
-        "--balance-sources", action="store_true", help="the same share for every source"
+        "--evenness", type=float, default=0.5, help="of sources' shares: 0 by size, 1 all alike"
+    )
+    group.add_argument("--leave-out", default="", help="source that is not trained on")
+    group.add_argument(
+        "--forged", type=float, default=0.25, help="share of fakes forged on the spot, 0 to 1"
+    )
+    group.add_argument(
+        "--light", type=float, default=0.5, help="share of crops augmented only lightly, 0 to 1"
     )
     group.add_argument("--fresh", action="store_true", help="start over in an --out that exists")
 
     group = args.add_argument_group("model")
     group.add_argument("--backbone", default=DEFAULT_BACKBONE, help="any timm image model")
     group.add_argument("--image-size", type=int, default=224, help="side of the input, pixels")
+    group.add_argument(
+        "--train-size",
+        type=int,
+        help="side in training, pixels; somewhat below --image-size is faster, and faces are then "
+        "as large as in use, since training crops are parts of the face (FixRes, Touvron et al. "
+        "2019). Default: --image-size",
+    )
     group.add_argument("--init", type=Path, help="start from this state dict or checkpoint")
     group.add_argument(
         "--pretrained",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="without --init, let timm fetch ImageNet weights",
+    )
+    group.add_argument(
+        "--cbam", action=argparse.BooleanOptionalAction, default=True, help="the attention block"
     )
     group.add_argument("--dropout", type=float, default=0.5, help="before the last layer")
 
@@ -62,6 +79,7 @@ def arguments() -> argparse.Namespace:
     group.add_argument("--weight-decay", type=float, default=1e-5, help="AdamW's weight decay")
     group.add_argument("--warmup-epochs", type=float, default=5, help="linear warm-up")
     group.add_argument("--patience", type=int, default=10, help="epochs without a better score")
+    group.add_argument("--ema", type=float, default=0.998, help="decay of the weights' average")
     group.add_argument("--clip", type=float, default=1.0, help="largest gradient norm")
     group.add_argument("--focal-alpha", type=float, default=0.25, help="focal loss: weight")
     group.add_argument("--focal-gamma", type=float, default=2.0, help="focal loss: focus")
@@ -80,15 +98,20 @@ def arguments() -> argparse.Namespace:
 
 def check(opt: argparse.Namespace) -> argparse.Namespace:
     """Refuse options that cannot work before anything is read."""
+    opt.train_size = opt.image_size if opt.train_size is None else opt.train_size
     check_numbers(
         opt,
-        above_zero=("epochs", "batch_size", "lr", "patience", "clip", "image_size"),
+        above_zero=("epochs", "batch_size", "lr", "patience", "clip", "image_size", "train_size"),
         not_negative=("limit", "weight_decay", "warmup_epochs", "focal_gamma", "seed", "workers"),
     )
     if opt.folds == 1 or opt.folds < 0:
         raise DataError(f"--folds is {opt.folds}; 2 or more, or 0 for none.")
-    if not 0 <= opt.dropout < 1:
-        raise DataError(f"--dropout is {opt.dropout}, not in [0, 1).")
+    for name in ("dropout", "ema"):
+        if not 0 <= getattr(opt, name) < 1:
+            raise DataError(f"--{name} is {getattr(opt, name)}, not in [0, 1).")
+    for name in ("forged", "light", "evenness"):
+        if not 0 <= getattr(opt, name) <= 1:
+            raise DataError(f"--{name} is {getattr(opt, name)}, not in [0, 1].")
     if opt.precision == "auto":
         opt.precision = "bf16" if torch.cuda.is_available() else "no"
     opt.crop_margin = crop_margin(opt.data)
@@ -107,6 +130,16 @@ def crop_margin(data: Path) -> float:
 def _workers() -> int:
     cores = os.cpu_count() or 1
     return max(1, min(8, cores - 1))
+
+
+def without(samples: list[Sample], source: str) -> list[Sample]:
+    """The samples of all other sources; DataError where that is none, or no source has the name."""
+    if not source:
+        return samples
+    sources = sorted({s.source for s in samples})
+    if source not in sources or len(sources) < 2:
+        raise DataError(f"--leave-out is {source}, but the sources are {', '.join(sources)}.")
+    return of_split([s for s in samples if s.source != source], samples[0].split)
 
 
 def train_folds(opt: argparse.Namespace, acc: Accelerator, samples: list[Sample]) -> None:
@@ -134,6 +167,7 @@ def main() -> int:
         of_split(limited(of_split(samples, split), opt.limit, opt.seed), split)  # both classes left
         for split in ("train", "val")
     )
+    train = without(train, opt.leave_out)
     acc.print(f"{len(train)} train and {len(val)} validation images on {acc.device}, {precision}")
     if opt.fresh and acc.is_main_process:
         shutil.rmtree(opt.out, ignore_errors=True)

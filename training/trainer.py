@@ -8,14 +8,14 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from PIL import Image
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -24,7 +24,8 @@ from deepfake.errors import DataError
 from deepfake.model import DeepfakeDetector
 from deepfake.views import to_pixels
 from training.augment import augment
-from training.data import Sample, balanced
+from training.data import Sample, balanced, read_image
+from training.forgeries import Forger
 from training.losses import focal_loss
 from training.plots import plot_curves, read_rows
 from training.scores import auc_by_source, fit_temperature, mean_over_sources, scores
@@ -32,31 +33,50 @@ from training.start import initial_model
 
 
 class Crops(Dataset[tuple[Tensor, int, int]]):
-    """(pixels uint8 (3, size, size), label, index) of each sample.
+    """(pixels uint8 (3, size, size), label, index) of each sample, as evaluation sees it."""
 
-    With an epoch the pixels are augmented, by a generator of their own (seed, epoch, index):
-    the picture does not depend on the number of workers, processes or restarts.
-    """
-
-    def __init__(
-        self, samples: list[Sample], size: int, seed: int = 0, epoch: int | None = None
-    ) -> None:
-        self.samples, self.size, self.seed, self.epoch = samples, size, seed, epoch
+    def __init__(self, samples: list[Sample], size: int) -> None:
+        self.samples, self.size = samples, size
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         sample = self.samples[index]
-        try:
-            with Image.open(sample.path) as file:
-                image = file.convert("RGB")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{sample.path} cannot be read as an image.") from error
-        if self.epoch is None:
-            return to_pixels(image, self.size), sample.label, index
-        rng = np.random.default_rng((self.seed, self.epoch, index))
-        return augment(image, self.size, rng), sample.label, index
+        return to_pixels(read_image(sample.path), self.size), sample.label, index
+
+
+class TrainingCrops(Crops):
+    """The same, augmented, and with some of the fakes replaced by forgeries made on the spot.
+
+    Every picture has a generator of its own (seed, epoch, index): it does not depend on the
+    number of workers, processes or restarts.
+
+    Args:
+        forged: share of the fakes that are replaced, by a forgery of a real face of their source.
+        light: share of the pictures that are augmented only lightly.
+    """
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        size: int,
+        seeds: tuple[int, int],
+        forger: Forger,
+        forged: float,
+        light: float,
+    ) -> None:
+        super().__init__(samples, size)
+        self.seeds, self.forger, self.forged, self.light = seeds, forger, forged, light
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
+        sample = self.samples[index]
+        rng = np.random.default_rng((*self.seeds, index))
+        image = None
+        if sample.label == 1 and rng.random() < self.forged:
+            image = self.forger.make(sample.source, rng)
+        pixels = augment(image or read_image(sample.path), self.size, rng, self.light)
+        return pixels, sample.label, index
 
 
 @dataclass
@@ -64,6 +84,7 @@ class State:
     """What a run must remember from one epoch to the next."""
 
     model: DeepfakeDetector
+    average: AveragedModel  # of the weights over the last steps; what is validated and kept
     optimizer: torch.optim.Optimizer
     epoch: int = 0  # finished epochs
     best: float = -1.0
@@ -82,13 +103,14 @@ class Trainer:
         out: Path,
     ) -> None:
         self.opt, self.acc, self.train, self.val, self.out = opt, accelerator, train, val, out
+        self.forger = Forger(train)
         self.steps = len(self._loader(1))
         torch.manual_seed(opt.seed)
         model = initial_model(opt, accelerator.print)
         model = model.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=opt.lr, weight_decay=opt.weight_decay)
         self.net, optimizer = accelerator.prepare(model, optimizer)
-        self.state = State(model, optimizer)
+        self.state = State(model, average_of(model, opt.ema), optimizer)
 
     def fit(self) -> dict[str, Any]:
         """Train to the end or to the early stop; the metrics of the best epoch."""
@@ -119,13 +141,14 @@ class Trainer:
         opt, acc = self.opt, self.acc
         if epoch is None:
             share = self.val[acc.process_index :: acc.num_processes]
-            data = Crops(share, opt.image_size)
+            data: Crops = Crops(share, opt.image_size)
         else:
-            drawn = balanced(self.train, opt.seed * 1000 + epoch, opt.balance_sources)
+            drawn = balanced(self.train, opt.seed * 1000 + epoch, opt.evenness)
             # Every process takes the same number of steps, or they would wait for ever.
             usable = len(drawn) // acc.num_processes * acc.num_processes
             share = drawn[acc.process_index : usable : acc.num_processes]
-            data = Crops(share, opt.image_size, opt.seed * 1000 + acc.process_index, epoch)
+            seeds = (opt.seed * 1000 + acc.process_index, epoch)
+            data = TrainingCrops(share, opt.train_size, seeds, self.forger, opt.forged, opt.light)
         drop = epoch is not None and len(share) >= opt.batch_size
         return DataLoader(
             data,
@@ -167,23 +190,26 @@ class Trainer:
         self.acc.backward(loss)
         self.acc.clip_grad_norm_(state.model.parameters(), opt.clip)
         state.optimizer.step()
+        state.average.update_parameters(state.model)
         return float(loss.detach())
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, Any]:
-        self.net.eval()
+        model = self._averaged().eval()
         rows: list[tuple[int, float, str]] = []
         share = self.val[self.acc.process_index :: self.acc.num_processes]
         for pixels, labels, index in self._bar(self._loader(None), "validate"):
-            x = self.state.model.preprocess(pixels.to(self.acc.device))
-            logits = self.net(x.contiguous(memory_format=torch.channels_last))
+            x = model.preprocess(pixels.to(self.acc.device))
+            with self.acc.autocast():
+                logits = model(x.contiguous(memory_format=torch.channels_last))
             p_fake = logits.float().softmax(dim=1)[:, 1].cpu().tolist()
             sources = [share[i].source for i in index.tolist()]
             rows += zip(labels.tolist(), p_fake, sources, strict=True)
         rows = gather_object(rows)
         if not all(math.isfinite(p) for _, p, _ in rows):
             raise self._diverged("The network's answers in validation are no numbers any more")
-        return _validation_row(*(np.array(column) for column in zip(*rows, strict=True)))
+        columns = [np.array(column) for column in zip(*rows, strict=True)]
+        return _validation_row(columns[0], columns[1], columns[2], self.opt.leave_out)
 
     def _finish_epoch(self, row: dict[str, Any]) -> None:
         """Write the epoch down: metrics, the best model, then the state to resume from."""
@@ -206,9 +232,12 @@ class Trainer:
             _tensorboard(self.out, row)
         acc.wait_for_everyone()
 
+    def _averaged(self) -> DeepfakeDetector:
+        return cast(DeepfakeDetector, self.state.average.module)
+
     def _checkpoint(self, row: dict[str, Any]) -> Checkpoint:
         return Checkpoint(
-            model=self.state.model,
+            model=self._averaged(),
             crop_margin=self.opt.crop_margin,
             temperature=row["temperature"],
             metrics={k: v for k, v in row.items() if k.startswith("val_")},
@@ -226,6 +255,7 @@ class Trainer:
         content = {
             "options": _plain(self.opt),
             "model": state.model.state_dict(),
+            "average": state.average.state_dict(),
             "optimizer": state.optimizer.state_dict(),
             "epoch": state.epoch,
             "best": state.best,
@@ -252,6 +282,7 @@ class Trainer:
             )
         state = self.state
         state.model.load_state_dict(content["model"])
+        state.average.load_state_dict(content["average"])
         state.optimizer.load_state_dict(content["optimizer"])
         state.epoch, state.best = content["epoch"], content["best"]
         state.best_epoch = content["best_epoch"]
@@ -265,6 +296,23 @@ class Trainer:
         return tqdm(loader, desc=text, disable=not self.acc.is_main_process, mininterval=1.0)
 
 
+def average_of(model: DeepfakeDetector, decay: float) -> AveragedModel:
+    """Exponential moving average of a model's weights and running statistics.
+
+    The first steps count for more, or the random start would be remembered: the decay of step n
+    is min(decay, (1 + n) / (10 + n)). With decay 0 it is the model itself, as it is.
+    """
+
+    def update(average: Any, current: Any, step: Any) -> None:
+        n = int(step)
+        if average[0].is_floating_point():
+            torch._foreach_lerp_(average, current, 1 - min(decay, (1 + n) / (10 + n)))
+        else:  # counters
+            torch._foreach_copy_(average, current)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
 def lr_factor(step: int, warmup: float, total: int) -> float:
     """Share of the full learning rate: a linear warm-up, then half a cosine down to zero."""
     if step < warmup:
@@ -272,14 +320,16 @@ def lr_factor(step: int, warmup: float, total: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-def _validation_row(labels: Any, p_fake: Any, sources: Any) -> dict[str, Any]:
-    mean = mean_over_sources(labels, p_fake, sources)
+def _validation_row(labels: Any, p_fake: Any, sources: Any, left_out: str) -> dict[str, Any]:
+    """The epoch's figures; a source that is left out of training must not choose the epoch."""
+    used = sources != left_out
+    mean = mean_over_sources(labels[used], p_fake[used], sources[used])
     return {
         "val_score": mean["roc_auc"],
         "val_accuracy": mean["accuracy"],
-        "val_auc_overall": scores(labels, p_fake)["roc_auc"],
+        "val_auc_overall": scores(labels[used], p_fake[used])["roc_auc"],
         "val_auc": auc_by_source(labels, p_fake, sources),
-        "temperature": fit_temperature(labels, p_fake),
+        "temperature": fit_temperature(labels[used], p_fake[used]),
     }
 
 

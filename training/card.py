@@ -1,0 +1,138 @@
+"""Fill the tables of MODEL_CARD.md from what the measuring commands wrote.
+
+Between `<!-- begin NAME -->` and `<!-- end NAME -->` the card holds what was measured, and
+nothing there is typed by hand: facts (of the checkpoint), evaluation, robustness, studies, audit.
+The figures are kept in docs/evaluation/ as JSON: new ones are taken over from runs/ when they are
+of the checkpoint at hand, and older ones stay only when they are too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from deepfake.checkpoint import Checkpoint, load
+from deepfake.errors import DataError
+from training import report, robustness, studies
+from training.cli import parser, run
+
+RESULTS = {
+    "evaluation": Path("evaluation/evaluation.json"),
+    "robustness": Path("robustness/robustness.json"),
+    "studies": Path("studies/studies.json"),
+    "audit": Path("audit.json"),
+}
+PICTURE = Path("evaluation/evaluation.png")
+
+
+def take_over(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
+    """Copy new results of this checkpoint from ``runs`` into ``kept``; all results there are.
+
+    Raises:
+        DataError: the evaluation is missing, or of another checkpoint.
+    """
+    kept.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for name, place in RESULTS.items():
+        for path in (runs / place, kept / f"{name}.json"):
+            if not path.is_file():
+                continue
+            result = json.loads(path.read_text(encoding="utf-8"))
+            # Audit and studies are of the data and of other checkpoints than this one.
+            if checkpoint_of(result) in (None, sha256):
+                found[name] = result
+                (kept / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+                if name == "evaluation" and (runs / PICTURE).is_file() and path == runs / place:
+                    shutil.copy(runs / PICTURE, kept / PICTURE.name)
+                break
+    if "evaluation" not in found:
+        raise DataError(f"{runs} has no evaluation of {sha256[:12]}; run `make evaluate` first.")
+    return found
+
+
+def checkpoint_of(result: dict[str, Any]) -> str | None:
+    """SHA-256 of the checkpoint that a result is of, None if it is of none."""
+    found: str | None = result.get("checkpoint") or result.get("run", {}).get("checkpoint")
+    return found
+
+
+def facts(checkpoint: Checkpoint, path: Path) -> str:
+    """What the checkpoint is, and the options that it was trained with."""
+    model, options = checkpoint.model, checkpoint.training.get("options", {})
+    size = path.stat().st_size / 1e6
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    rows = {
+        "file": f"`{path.name}`, {size:.1f} MB",
+        "SHA-256": f"`{checkpoint.sha256}`",
+        "backbone": f"`{model.backbone_name}`, {parameters:.1f} million parameters with the head",
+        "input": f"{model.image_size} x {model.image_size}, crop margin {checkpoint.crop_margin}",
+        "temperature": f"{checkpoint.temperature:.3f}",
+        "trained on": f"{checkpoint.training.get('train_images', '?')} crops, best epoch "
+        f"{checkpoint.training.get('epoch', '?')} of {options.get('epochs', '?')}",
+        "options": ", ".join(
+            f"{name} {value}"
+            for name, value in sorted(options.items())
+            if name not in ("data", "init", "folds", "limit", "crop_margin")
+        ),
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]) + "\n"
+
+
+def audit_table(result: dict[str, Any]) -> str:
+    """The probe's AUC per source, and what the audit found."""
+    lines = ["| source | probe, all traits | best trait alone |", "|---|---|---|"]
+    for source, scores in result["probe"].items():
+        alone = {k: v for k, v in scores.items() if k != "all"}
+        best = max(alone, key=lambda k: alone[k])
+        lines.append(f"| {source} | {scores['all']:.3f} | {best}, {alone[best]:.3f} |")
+    lines += [
+        "",
+        f"{result['images']} images; {len(result['near_duplicates'])} pairs of near-duplicates and "
+        f"{len(result['groups_across_splits'])} groups across splits.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "evaluation": report.markdown,
+    "robustness": robustness.markdown,
+    "studies": studies.markdown,
+    "audit": audit_table,
+}
+
+
+def filled(card: str, blocks: dict[str, str]) -> str:
+    """The card with every block replaced; DataError where it has no place for one."""
+    for name, text in blocks.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        if not pattern.search(card):
+            raise DataError(f"The card has no block {begin} ... {end}.")
+        replacement = f"{begin}\n{text.strip()}\n{end}"
+        card = pattern.sub(lambda _, new=replacement: new, card)  # type: ignore[misc]
+    return card
+
+
+def main() -> int:
+    args = parser(__doc__)
+    args.add_argument("--checkpoint", type=Path, default=Path("saved_model.pth"))
+    args.add_argument("--runs", type=Path, default=Path("runs"), help="where results are made")
+    args.add_argument("--kept", type=Path, default=Path("docs/evaluation"), help="where they stay")
+    args.add_argument("--card", type=Path, default=Path("MODEL_CARD.md"))
+    opt = args.parse_args()
+    checkpoint = load(opt.checkpoint)
+    found = take_over(opt.runs, opt.kept, checkpoint.sha256)
+    blocks = {name: "Not measured for this checkpoint." for name in TABLES}
+    blocks |= {name: TABLES[name](result) for name, result in found.items()}
+    blocks["facts"] = facts(checkpoint, opt.checkpoint)
+    opt.card.write_text(filled(opt.card.read_text(encoding="utf-8"), blocks), encoding="utf-8")
+    print(f"{opt.card}: {', '.join(blocks)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,196 @@
+"""Fakes made on the spot from real training faces, so that blending itself is learned.
+
+Two kinds, both label 1: a *part swap* sets the eyes, nose or mouth of one real face into
+another, as one would by hand in an image editor; a *self-blend* lays a shifted and recoloured
+copy of a face over itself (after the description of Shiohara & Yamasaki, "Detecting Deepfakes
+with Self-Blended Images", CVPR 2022). What gives either away is the seam, never the camera, the
+person or the compression: those are the same as in the real photo it came from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+
+from training.data import Sample, read_image
+
+Points = NDArray[np.float64]
+"""(5, 2): eyes, nose's tip, mouth's corners, x and y in pixels of the crop."""
+
+# Centre and radii of each part in a frame whose unit is the distance between the eyes: x to the
+# picture's right along them, y down, origin midway between them.
+PARTS = {
+    "left_eye": (-0.5, -0.06, 0.42, 0.30),
+    "right_eye": (0.5, -0.06, 0.42, 0.30),
+    "nose": (0.0, 0.42, 0.36, 0.50),
+    "mouth": (0.0, 1.05, 0.58, 0.32),
+}
+FACE = (0.0, 0.50, 1.00, 1.15)
+SELF_BLEND_SHARE = 0.4  # of the forgeries; the rest are part swaps
+DONORS = 8  # faces that are looked at for a part swap; the one that fits best is taken
+
+
+class Forger:
+    """Draws real faces of a source and makes a fake of them.
+
+    Args:
+        samples: training samples; the reals among them that have landmarks are used.
+    """
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.reals: dict[str, list[Sample]] = defaultdict(list)
+        for s in samples:
+            if s.label == 0 and s.landmarks:
+                self.reals[s.source].append(s)
+
+    def make(self, source: str, rng: Generator) -> Image.Image | None:
+        """A new forged crop (RGB, of its real face's size); None for a source without faces."""
+        faces = self.reals.get(source)
+        if not faces:
+            return None
+        face = faces[rng.integers(len(faces))]
+        image, points = read_image(face.path), _points(face)
+        if rng.random() < SELF_BLEND_SHARE:
+            return self_blend(image, points, rng)
+        donor = min(
+            (faces[rng.integers(len(faces))] for _ in range(DONORS)),
+            key=lambda other: _misfit(points, _points(other)) if other is not face else math.inf,
+        )
+        return part_swap(image, points, read_image(donor.path), _points(donor), rng)
+
+
+def part_swap(
+    face: Image.Image, points: Points, donor: Image.Image, donor_points: Points, rng: Generator
+) -> Image.Image:
+    """One to four parts of the donor's face, laid over those of the face.
+
+    Args:
+        face, donor: RGB crops of any size.
+        points, donor_points: their landmarks, (5, 2).
+
+    Returns:
+        An RGB image of the face's size.
+    """
+    matrix = _similarity(points, donor_points)
+    moved = donor.transform(face.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    names = list(PARTS)
+    chosen = rng.choice(len(names), size=rng.integers(1, len(names) + 1), replace=False)
+    mask = Image.new("L", face.size)
+    for i in chosen:
+        _draw(mask, points, PARTS[names[i]], rng)
+    return _blend(face, moved, mask, points, rng, colour=rng.uniform(0.7, 1.0))
+
+
+def self_blend(face: Image.Image, points: Points, rng: Generator) -> Image.Image:
+    """A face under a slightly shifted, scaled and recoloured copy of itself; same size, RGB."""
+    over, under = _recolour(face, rng), face
+    if rng.random() < 0.5:
+        over, under = face, over
+    scale = math.exp(rng.uniform(-0.04, 0.04))
+    centre, reach = points.mean(axis=0), 0.03 * face.width
+    shift = rng.uniform(-reach, reach, 2)
+    # Output pixel p comes from centre + (p - centre - shift) / scale.
+    x, y = centre - (centre + shift) / scale
+    matrix = (1 / scale, 0, x, 0, 1 / scale, y)
+    over = over.transform(face.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    mask = Image.new("L", face.size)
+    _draw(mask, points, FACE, rng)
+    return _blend(under, over, mask, points, rng, colour=0.0)
+
+
+def _points(sample: Sample) -> Points:
+    return np.array(sample.landmarks, dtype=np.float64).reshape(5, 2)
+
+
+def _similarity(to: Points, back: Points) -> tuple[float, ...]:
+    """PIL's affine coefficients that lay the points ``back`` over ``to``, in least squares.
+
+    The closed form for rotation, scale and shift in the plane (Umeyama 1991, two dimensions).
+    """
+    a, b = to - to.mean(axis=0), back - back.mean(axis=0)
+    norm = max(float((a**2).sum()), 1e-9)
+    c = float((a * b).sum()) / norm
+    s = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / norm
+    shift = back.mean(axis=0) - np.array([[c, -s], [s, c]]) @ to.mean(axis=0)
+    return c, -s, float(shift[0]), s, c, float(shift[1])
+
+
+def _misfit(to: Points, back: Points) -> float:
+    """How far landmarks remain apart, in units of ``to``'s size, when laid over one another."""
+    c, s1, x, s, _, y = _similarity(back, to)
+    moved = back @ np.array([[c, s], [s1, c]]) + np.array([x, y])
+    return float(np.abs(moved - to).mean() / max(1.0, float(np.ptp(to))))
+
+
+def _draw(
+    mask: Image.Image, points: Points, part: tuple[float, float, float, float], rng: Generator
+) -> None:
+    """Add a part to the mask: an ellipse in the face's own frame with a wavering outline."""
+    across = points[1] - points[0]
+    unit = max(float(np.hypot(*across)), 0.15 * mask.width)  # a profile's eyes nearly meet
+    x, y, rx, ry = part
+    down = _down(points)
+    right = np.array([down[1], -down[0]])
+    middle = points[:2].mean(axis=0)
+    angle = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+    waver = 1 + sum(
+        rng.normal(0, 0.12 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (1, 2, 3)
+    )
+    size = rng.uniform(0.85, 1.25, 2)
+    u = x + rng.normal(0, 0.04) + rx * size[0] * waver * np.cos(angle)
+    v = y + rng.normal(0, 0.04) + ry * size[1] * waver * np.sin(angle)
+    outline = middle + unit * (u[:, None] * right + v[:, None] * down)
+    ImageDraw.Draw(mask).polygon([(float(px), float(py)) for px, py in outline], fill=255)
+
+
+def _down(points: Points) -> Points:
+    """Unit vector from between the eyes to the mouth."""
+    along: Points = points[3:].mean(axis=0) - points[:2].mean(axis=0)
+    length = float(np.hypot(*along))
+    return along / length if length > 1 else np.array([0.0, 1.0])
+
+
+def _blend(
+    under: Image.Image,
+    over: Image.Image,
+    mask: Image.Image,
+    points: Points,
+    rng: Generator,
+    colour: float,
+) -> Image.Image:
+    """``over`` on ``under`` through the softened mask, after moving its colours by ``colour``."""
+    unit = max(float(np.hypot(*(points[1] - points[0]))), 0.15 * under.width)
+    soft = mask.filter(ImageFilter.GaussianBlur(unit * rng.uniform(0.01, 0.12)))
+    weight = np.asarray(soft, dtype=np.float32)[..., None] / 255
+    if rng.random() < 0.3:
+        weight = weight * rng.uniform(0.6, 0.95)
+    a, b = np.asarray(under, dtype=np.float32), np.asarray(over, dtype=np.float32)
+    inside = np.asarray(mask) > 127
+    if colour and inside.any():
+        there, here = a[inside], b[inside]
+        gain = 1 + colour * ((there.std(axis=0) + 1) / (here.std(axis=0) + 1) - 1)
+        gain = np.clip(gain, 0.6, 1.6)
+        mean = here.mean(axis=0) + colour * (there.mean(axis=0) - here.mean(axis=0))
+        b = (b - here.mean(axis=0)) * gain + mean
+    mixed = a + weight * (b - a)
+    return Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
+
+
+def _recolour(image: Image.Image, rng: Generator) -> Image.Image:
+    """Brightness, contrast, saturation, one colour shift, and a touch of sharpness or blur."""
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhance(image).enhance(rng.uniform(0.85, 1.15))
+    shift = rng.uniform(-8, 8, 3)
+    image = Image.fromarray(np.clip(np.asarray(image) + shift, 0, 255).astype(np.uint8))
+    if rng.random() < 0.5:
+        return ImageEnhance.Sharpness(image).enhance(rng.uniform(1.2, 2.5))
+    side = max(16, round(image.width * rng.uniform(0.4, 0.9)))
+    return image.resize((side, side), Image.Resampling.BILINEAR).resize(
+        image.size, Image.Resampling.BICUBIC
+    )

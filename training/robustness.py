@@ -1,0 +1,237 @@
+"""What everyday editing of a photo does to the verdict, through the very pipeline that serves.
+
+Every test photo is treated in one way at a time (compressed, reduced, blurred, recoloured,
+screenshotted ...) and judged again. A detector to trust must leave real photos alone that were
+merely treated so: their false-positive rate is reported beside the ROC-AUC. Each answer is kept,
+so that a run that was cut off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance, ImageFilter
+
+from deepfake.checkpoint import load
+from deepfake.errors import DataError, DeepfakeError
+from deepfake.images import decode
+from deepfake.pipeline import Photo, Pipeline
+from training.cli import check_numbers, keep_memory, parser, run
+from training.data import SPLITS, Sample, limited_per_cell, of_split, read_samples
+from training.evaluate import predictions
+from training.report import Result, cell, columns, to_json
+from training.scores import auc_by_source, bootstrap
+
+Treatment = Callable[[Image.Image], Image.Image]
+
+
+def jpeg(quality: int) -> Treatment:
+    """Compressed once more."""
+
+    def treat(image: Image.Image) -> Image.Image:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        return Image.open(buffer).convert("RGB")
+
+    return treat
+
+
+def resized(scale: float) -> Treatment:
+    """Reduced, and sent at the smaller size."""
+
+    def treat(image: Image.Image) -> Image.Image:
+        size = (max(32, round(image.width * scale)), max(32, round(image.height * scale)))
+        return image.resize(size, Image.Resampling.LANCZOS)
+
+    return treat
+
+
+def blurred(sigma: float) -> Treatment:
+    """Gaussian blur, in pixels of the photo."""
+    return lambda image: image.filter(ImageFilter.GaussianBlur(sigma))
+
+
+def noisy(sigma: float) -> Treatment:
+    """Gaussian noise, of 255 levels; the same for the same photo size."""
+
+    def treat(image: Image.Image) -> Image.Image:
+        values = np.asarray(image, dtype=np.float32)
+        noise = np.random.default_rng(0).normal(0, sigma, values.shape)
+        return Image.fromarray(np.clip(values + noise, 0, 255).astype(np.uint8))
+
+    return treat
+
+
+def brightness(factor: float) -> Treatment:
+    """Darker or lighter."""
+    return lambda image: ImageEnhance.Brightness(image).enhance(factor)
+
+
+def graded(image: Image.Image) -> Image.Image:
+    """A warm colour grade with more contrast, as a phone's filter does it."""
+    warm = np.asarray(image, dtype=np.float32) * np.array([1.08, 1.0, 0.88], dtype=np.float32)
+    toned = Image.fromarray(np.clip(warm, 0, 255).astype(np.uint8))
+    return ImageEnhance.Color(ImageEnhance.Contrast(toned).enhance(1.15)).enhance(1.2)
+
+
+def screenshot(image: Image.Image) -> Image.Image:
+    """Enlarged by a quarter on a grey page with a bar above, as JPEG of quality 85."""
+    shown = image.resize(
+        (round(image.width * 1.25), round(image.height * 1.25)), Image.Resampling.BILINEAR
+    )
+    edge = round(0.1 * max(shown.size))
+    page = Image.new("RGB", (shown.width + 2 * edge, shown.height + 3 * edge), (238, 238, 240))
+    page.paste((60, 64, 72), (0, 0, page.width, edge))
+    page.paste(shown, (edge, 2 * edge))
+    return jpeg(85)(page)
+
+
+TREATMENTS: dict[str, Treatment] = {
+    "as it is": lambda image: image,
+    "JPEG quality 90": jpeg(90),
+    "JPEG quality 70": jpeg(70),
+    "JPEG quality 50": jpeg(50),
+    "JPEG quality 30": jpeg(30),
+    "size x 0.75": resized(0.75),
+    "size x 0.5": resized(0.5),
+    "size x 0.25": resized(0.25),
+    "blur 1 px": blurred(1),
+    "blur 2 px": blurred(2),
+    "noise 5": noisy(5),
+    "noise 10": noisy(10),
+    "brightness x 0.6": brightness(0.6),
+    "brightness x 1.4": brightness(1.4),
+    "colour grade": graded,
+    "screenshot": screenshot,
+}
+MARGINS = {"crop margin -0.2": -0.2, "crop margin +0.2": 0.2}  # of the face box, every side
+
+
+def treated(sample: Sample, treat: Treatment) -> Photo:
+    """The sample's photo after the treatment, or the error it gives before."""
+    try:
+        return treat(decode(sample.path.read_bytes()))
+    except DeepfakeError as error:
+        return error
+    except OSError as error:
+        return DataError(f"{sample.path}: {error.strerror}")
+
+
+def figures(results: list[Result], threshold: float, rounds: int) -> dict[str, Any]:
+    """AUC, and how many reals and fakes are called fake: per source, and mean with intervals."""
+    answered = [r for r in results if r.views]
+    labels, p_fake, groups, sources = columns(answered)
+    names = np.asarray(sources)
+
+    def per_source(rows: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+        y, p, s = labels[rows], p_fake[rows], names[rows]
+        found: dict[str, dict[str, float]] = {
+            "roc_auc": auc_by_source(y, p, s.tolist()),
+            "false_positive_rate": {},
+            "recall": {},
+        }
+        for key, label in (("false_positive_rate", 0), ("recall", 1)):
+            for name in np.unique(s):
+                chosen = p[(s == name) & (y == label)]
+                if len(chosen):
+                    found[key][str(name)] = float((chosen > threshold).mean())
+        return found
+
+    def means(rows: NDArray[np.int64]) -> dict[str, float]:
+        return {k: float(np.mean(list(v.values()))) for k, v in per_source(rows).items() if v}
+
+    every = np.arange(len(answered))
+    values, spread = means(every), bootstrap(means, groups, sources, rounds, seed=0)
+    return {
+        "photos": len(results),
+        "unanswered": len(results) - len(answered),
+        "sources": per_source(every),
+        "mean": {key: {"value": values[key], "interval": spread[key]} for key in values},
+    }
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a Markdown table: mean over sources, then AUC per source."""
+    rows = report["treatments"]
+    sources = sorted({s for row in rows.values() for s in row["sources"]["roc_auc"]})
+    head = (
+        ["treatment", "ROC-AUC", "real called fake", "fake called fake"]
+        + [f"AUC {s}" for s in sources]
+        + ["no answer"]
+    )
+    photos = next(iter(rows.values()))["photos"]
+    lines = [
+        f"Checkpoint `{report['checkpoint'][:12]}`, {report['runtime']}, "
+        f"split `{report['split']}`, {photos} photos, threshold {report['threshold']}; means "
+        "over sources with 95 % bootstrap intervals.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
+    ]
+    for name, row in rows.items():
+        cells = [
+            cell(row["mean"][key]["value"], row["mean"][key]["interval"])
+            for key in ("roc_auc", "false_positive_rate", "recall")
+        ]
+        aucs = [f"{row['sources']['roc_auc'].get(s, float('nan')):.3f}" for s in sources]
+        lines.append("| " + " | ".join([name, *cells, *aucs, str(row["unanswered"])]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    args = parser(__doc__)
+    args.add_argument("--data", type=Path, default=Path("data"), help="data folder or manifest")
+    args.add_argument("--split", choices=SPLITS, default="test", help="which split to measure")
+    args.add_argument("--checkpoint", type=Path, default=Path("saved_model.pth"))
+    args.add_argument("--out", type=Path, default=Path("runs/robustness"), help="results' folder")
+    args.add_argument(
+        "--per-class", type=int, default=0, help="photos per source and class at random; 0: all"
+    )
+    args.add_argument("--only", nargs="*", metavar="TREATMENT", help="some of the treatments")
+    args.add_argument("--rounds", type=int, default=500, help="bootstrap resamples")
+    opt = args.parse_args()
+    check_numbers(opt, above_zero=("rounds",), not_negative=("per_class",))
+    names = opt.only or [*TREATMENTS, *MARGINS]
+    if unknown := [n for n in names if n not in TREATMENTS and n not in MARGINS]:
+        raise DataError(
+            f"--only {unknown[0]!r} is no treatment, only {', '.join([*TREATMENTS, *MARGINS])} are."
+        )
+    keep_memory()
+    checkpoint = load(opt.checkpoint)
+    samples = of_split(read_samples(opt.data), opt.split)
+    samples = limited_per_cell(samples, opt.per_class, seed=0)
+    pipelines: dict[float, Pipeline] = {}
+    rows = {}
+    for number, name in enumerate(names, start=1):
+        print(f"{name} ({number} of {len(names)})")
+        margin = max(0.0, checkpoint.crop_margin + MARGINS.get(name, 0.0))
+        if margin not in pipelines:
+            pipelines[margin] = Pipeline(replace(checkpoint, crop_margin=margin))
+        treat = TREATMENTS.get(name, TREATMENTS["as it is"])
+        path = opt.out / f"{name.replace(' ', '-')}.csv"
+        key = f"{opt.data} {opt.split} {name}"
+        results = predictions(path, key, pipelines[margin], samples, partial(treated, treat=treat))
+        rows[name] = figures(results, checkpoint.threshold, opt.rounds)
+    report = {
+        "checkpoint": checkpoint.sha256,
+        "runtime": next(iter(pipelines.values())).runtime.name,
+        "split": opt.split,
+        "threshold": checkpoint.threshold,
+        "treatments": rows,
+    }
+    (opt.out / "robustness.json").write_text(to_json(report), encoding="utf-8")
+    text = markdown(report)
+    (opt.out / "robustness.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,253 @@
+"""What each part of the recipe is worth: one training run per question, otherwise alike.
+
+Two studies, both measured on crops of the validation split, so that choosing by them is fair:
+
+leave-one-out   trained without one source and measured on it, for every source and for several
+                recipes: how far the detector carries to fakes it has never seen
+ablation        the recipe with one part changed: attention, loss, forgeries, augmentation ...
+
+All runs share the options after `--`, which go to training.train as they are. Runs that are done
+are not run again, so a study can be made piece by piece; every call rewrites studies.json and
+studies.md from all that is there:
+
+    python -m training.studies leave-one-out -- --backbone tf_efficientnet_lite0 --epochs 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from deepfake.checkpoint import load
+from deepfake.errors import DataError
+from deepfake.pipeline import Pipeline
+from training.cli import keep_memory, parser, run
+from training.data import of_split, read_image, read_samples
+from training.report import Result, cell, columns, to_json
+from training.scores import auc_by_source, bootstrap, mean_over_sources, scores
+
+RECIPES = {
+    "plain": ("--forged", "0", "--light", "1", "--evenness", "0", "--ema", "0"),
+    "+ degradation": ("--forged", "0", "--light", "0.5", "--evenness", "0", "--ema", "0"),
+    "+ forgeries": ("--forged", "0.25", "--light", "0.5", "--evenness", "0", "--ema", "0"),
+    "+ even sources": ("--forged", "0.25", "--light", "0.5", "--evenness", "0.5", "--ema", "0"),
+    "+ averaged weights": (),
+}
+"""Leave-one-out: from a plain start to the full recipe, one step after the other."""
+
+ABLATIONS = {
+    "full recipe": (),
+    "without CBAM": ("--no-cbam",),
+    "cross-entropy": ("--focal-gamma", "0", "--focal-alpha", "1"),
+    "160 px": ("--image-size", "160"),
+    "without forgeries": ("--forged", "0"),
+    "always degraded": ("--light", "0"),
+    "never degraded": ("--light", "1"),
+    "sources by size": ("--evenness", "0"),
+    "without averaged weights": ("--ema", "0"),
+}
+BASE = "full recipe"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training run of a study.
+
+    Attributes:
+        name: of the recipe.
+        options: what it changes, for training.train.
+        left_out: the source it is not trained on; empty in an ablation.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    left_out: str = ""
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder."""
+        text = f"{self.name}--{self.left_out}" if self.left_out else self.name
+        return "".join(c if c.isalnum() or c == "-" else "_" for c in text)
+
+
+def arms_of(study: str, sources: list[str], only: list[str]) -> list[Arm]:
+    """The runs of a study, of all its recipes or of those named; DataError for an unknown one."""
+    recipes = RECIPES if study == "leave-one-out" else ABLATIONS
+    if unknown := [name for name in only if name not in recipes]:
+        raise DataError(f"--only {unknown[0]!r} is not one of {', '.join(recipes)}.")
+    left_out = sources if study == "leave-one-out" else [""]
+    chosen = {name: recipes[name] for name in only} if only else recipes
+    return [Arm(name, options, source) for name, options in chosen.items() for source in left_out]
+
+
+def train(arm: Arm, crops: Path, out: Path, shared: list[str]) -> Path:
+    """Train an arm, or go on where it was cut off; its checkpoint."""
+    folder = out / arm.folder
+    finished = folder / "finished"
+    options = [*shared, *arm.options]  # the last of two alike counts
+    if arm.left_out:
+        options += ["--leave-out", arm.left_out]
+    wanted = json.dumps(options)
+    if not (finished.is_file() and finished.read_text(encoding="utf-8") == wanted):
+        command = [sys.executable, "-m", "training.train", "--data", str(crops)]
+        command += ["--out", str(folder), *options]
+        if subprocess.run(command).returncode:
+            raise DataError(f"The run {folder} failed; what it said stands above.")
+        finished.write_text(wanted, encoding="utf-8")
+    return folder / "saved_model.pth"
+
+
+def measure(checkpoint: Path, samples: list[Any]) -> list[Result]:
+    """P(fake) of the three views of every crop, by the serving pipeline's classifier."""
+    cache = checkpoint.with_name("validation.json")
+    loaded = load(checkpoint)
+    if cache.is_file():
+        known = json.loads(cache.read_text(encoding="utf-8"))
+        if known["checkpoint"] == loaded.sha256 and len(known["views"]) == len(samples):
+            pairs = zip(samples, known["views"], strict=True)
+            return [Result(s, tuple(views)) for s, views in pairs]
+    pipeline = Pipeline(loaded)
+    results = []
+    for start in tqdm(range(0, len(samples), 16), desc="measure", mininterval=1):
+        batch = samples[start : start + 16]
+        views = pipeline.classify([read_image(s.path) for s in batch])
+        results += [Result(s, v) for s, v in zip(batch, views, strict=True)]
+    content = {"checkpoint": loaded.sha256, "views": [r.views for r in results]}
+    cache.write_text(json.dumps(content), encoding="utf-8")
+    return results
+
+
+def leave_one_out_row(results: list[Result], rounds: int) -> dict[str, Any]:
+    """AUC on the one source that the results are of, with its interval."""
+    labels, p_fake, groups, sources = columns(results)
+
+    def figures(rows: NDArray[np.int64]) -> dict[str, float]:
+        return {"roc_auc": scores(labels[rows], p_fake[rows])["roc_auc"]}
+
+    every = np.arange(len(results))
+    interval = bootstrap(figures, groups, sources, rounds, seed=0)["roc_auc"]
+    return {"roc_auc": figures(every)["roc_auc"], "interval": interval}
+
+
+def ablation_row(results: list[Result], base: list[Result], rounds: int) -> dict[str, Any]:
+    """Mean AUC and accuracy over sources, and what the base has more, on the same photos."""
+    labels, p_fake, groups, sources = columns(results)
+    theirs = columns(base)[1]
+    names = np.asarray(sources)
+
+    def figures(rows: NDArray[np.int64]) -> dict[str, float]:
+        y, s = labels[rows], names[rows].tolist()
+        own, other = (mean_over_sources(y, p[rows], s) for p in (p_fake, theirs))
+        found: dict[str, float] = {}
+        for key in ("roc_auc", "accuracy"):
+            found |= {key: own[key], f"loss/{key}": other[key] - own[key]}
+        return found
+
+    every = np.arange(len(results))
+    values, spread = figures(every), bootstrap(figures, groups, sources, rounds, seed=0)
+    return {
+        "mean": {key: {"value": values[key], "interval": spread[key]} for key in values},
+        "sources": auc_by_source(labels, p_fake, sources),
+    }
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The studies' tables."""
+    lines: list[str] = []
+    if rows := report.get("leave-one-out"):
+        sources = sorted({s for row in rows.values() for s in row})
+        lines += [
+            "ROC-AUC on a source that was left out of training:",
+            "",
+            "| recipe | " + " | ".join([*sources, "mean"]) + " |",
+            "|---" * (len(sources) + 2) + "|",
+        ]
+        for name, row in rows.items():
+            cells = [
+                cell(row[s]["roc_auc"], row[s]["interval"]) if s in row else "" for s in sources
+            ]
+            whole = len(row) == len(sources)
+            mean = f"{np.mean([r['roc_auc'] for r in row.values()]):.3f}" if whole else ""
+            lines.append("| " + " | ".join([name, *cells, mean]) + " |")
+        lines.append("")
+    if rows := report.get("ablation"):
+        sources = sorted({s for row in rows.values() for s in row["sources"]})
+        head = ["recipe", "ROC-AUC", "lost", "accuracy", "lost", *(f"AUC {s}" for s in sources)]
+        lines += [
+            "One part of the recipe changed, and what is lost by it, on the same crops:",
+            "",
+            "| " + " | ".join(head) + " |",
+            "|---" * len(head) + "|",
+        ]
+        for name, row in rows.items():
+            cells = [
+                cell(row["mean"][key]["value"], row["mean"][key]["interval"])
+                for key in ("roc_auc", "loss/roc_auc", "accuracy", "loss/accuracy")
+            ]
+            aucs = [f"{row['sources'].get(s, float('nan')):.3f}" for s in sources]
+            lines.append("| " + " | ".join([name, *cells, *aucs]) + " |")
+        lines.append("")
+    shared = " ".join(report["options"])
+    lines.append(f"Options of every run: `{shared}`; measured on crops of the validation split.")
+    return "\n".join(lines) + "\n"
+
+
+def arguments() -> tuple[argparse.Namespace, list[str]]:
+    args = parser(__doc__)
+    args.add_argument("study", choices=("leave-one-out", "ablation"))
+    args.add_argument("--crops", type=Path, default=Path("crops"), help="what training.crop wrote")
+    args.add_argument("--out", type=Path, default=Path("runs/studies"), help="runs and tables")
+    args.add_argument("--only", nargs="*", default=[], metavar="RECIPE", help="some of the recipes")
+    args.add_argument("--rounds", type=int, default=500, help="bootstrap resamples")
+    own, shared = sys.argv[1:], []
+    if "--" in own:
+        own, shared = own[: own.index("--")], own[own.index("--") + 1 :]
+    return args.parse_args(own), shared
+
+
+def main() -> int:
+    opt, shared = arguments()
+    if not torch.cuda.is_available():
+        keep_memory()
+    opt.out.mkdir(parents=True, exist_ok=True)
+    path = opt.out / "studies.json"
+    report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if report.get("options", shared) != shared:
+        raise DataError(
+            f"{path} is of runs with other options ({' '.join(report['options'])}); give the same "
+            "after --, or another --out."
+        )
+    report["options"] = shared
+    val = of_split(read_samples(opt.crops), "val")
+    sources = sorted({s.source for s in val})
+    arms = arms_of(opt.study, sources, opt.only)
+    if opt.study == "ablation":
+        base = measure(train(Arm(BASE, ABLATIONS[BASE]), opt.crops, opt.out, shared), val)
+    for number, arm in enumerate(arms, start=1):
+        print(f"{arm.name} {arm.left_out} ({number} of {len(arms)})", flush=True)
+        checkpoint = train(arm, opt.crops, opt.out, shared)
+        rows = report.setdefault(opt.study, {})
+        if arm.left_out:
+            chosen = [s for s in val if s.source == arm.left_out]
+            row = leave_one_out_row(measure(checkpoint, chosen), opt.rounds)
+            rows.setdefault(arm.name, {})[arm.left_out] = row
+        else:
+            rows[arm.name] = ablation_row(measure(checkpoint, val), base, opt.rounds)
+        path.write_text(to_json(report), encoding="utf-8")
+        (opt.out / "studies.md").write_text(markdown(report), encoding="utf-8")
+    print(markdown(report))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
