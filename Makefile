@@ -22,10 +22,15 @@ serve: model_store/deepfake.mar
 stop:
 	@$(PYTHON) deploy/stop.py
 
+# A process for each file: with all of them in one, Python 3.11 crashes after some 800 tests, for a
+# reason that is not found yet. Status 5: ARGS left no test of the file.
 ## test: set up and pass every test, against a real TorchServe
 .PHONY: test
 test: model_store/deepfake.mar
-	$(BIN)/python -m pytest $(ARGS)
+	@failed=''; for file in $$(printf '%s\n' tests/*/test_*.py); do \
+		status=0; echo $$file; $(BIN)/python -m pytest $$file $(ARGS) || status=$$?; \
+		case $$status in 0|5) ;; *) failed="$$failed $$file" ;; esac; \
+	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 
 ## check: ruff and mypy
 .PHONY: check
@@ -56,10 +61,30 @@ crop: .venv/ready
 train: .venv/ready
 	$(BIN)/python -m training.train --data $(CROPS) --out $(RUN) $(ARGS)
 
+## calibrate: set temperature, thresholds and uncertain band of saved_model.pth on validation
+.PHONY: calibrate
+calibrate: .venv/ready
+	$(BIN)/python -m training.calibrate --data $(DATA) $(ARGS)
+
 ## evaluate: measure saved_model.pth on the test split of DATA, through the serving pipeline
 .PHONY: evaluate
 evaluate: .venv/ready
 	$(BIN)/python -m training.evaluate --data $(DATA) $(ARGS)
+
+## robustness: the same under compression, resizing, blur, noise and other everyday editing
+.PHONY: robustness
+robustness: .venv/ready
+	$(BIN)/python -m training.robustness --data $(DATA) $(ARGS)
+
+## audit: look for shortcuts in DATA: duplicates across splits, telling file sizes and colours
+.PHONY: audit
+audit: .venv/ready
+	$(BIN)/python -m training.audit --data $(DATA) $(ARGS)
+
+## report: fill the tables of MODEL_CARD.md from what was measured
+.PHONY: report
+report: .venv/ready
+	$(BIN)/python -m training.card $(ARGS)
 
 ## archive: build model_store/deepfake.mar from saved_model.pth
 .PHONY: archive

@@ -11,6 +11,12 @@ from tests.e2e.conftest import ROOT, Service
 
 ASTRONAUT = (ROOT / "tests" / "fixtures" / "astronaut.jpg").read_bytes()
 
+HEADLINES = {
+    "Fake": "Likely fake",
+    "Uncertain": "Uncertain",
+    "Real": "No sign of manipulation found",
+}
+
 
 def words(html: str) -> str:
     """A page as a person reads it."""
@@ -21,7 +27,10 @@ def test_a_photo_gets_its_verdict_in_words_and_pictures(service: Service) -> Non
     direct = requests.post(service.url, data=ASTRONAUT, timeout=60).json()
     page = requests.post(service.page, files={"image": ASTRONAUT}, timeout=60)
     assert page.status_code == 200
-    assert f"{direct['label']}, {percent(direct['confidence'])} confidence" in words(page.text)
+    headline = re.search(r'<h2 id="headline"[^>]*>([^<]*)</h2>', page.text)
+    assert headline
+    assert headline[1] == HEADLINES[direct["verdict"]]
+    assert f"Probability of fake: {percent(direct['fake_probability'])}" in words(page.text)
     assert "not a proof" in words(page.text)
     assert page.text.count("data:image/jpeg;base64,") == 2, "the photo and its face"
     assert 'viewBox="0 0 512 512"' in page.text
@@ -36,6 +45,7 @@ def test_the_json_route_gives_the_services_answer(service: Service) -> None:
         assert answer.status_code == 200
         assert answer.json().keys() == direct.keys()
         assert answer.json()["label"] == direct["label"]
+        assert answer.json()["verdict"] == direct["verdict"]
     crops = requests.post(f"{service.page}/api/detect?crops=true", data=ASTRONAUT, timeout=60)
     assert "crop" in crops.json()["faces"][0]
     assert "crop" not in raw.json()["faces"][0]

@@ -110,12 +110,14 @@ def test_crops_come_when_asked_for(service: Service, request_: dict[str, Any]) -
 
 def test_the_answer_names_the_model(service: Service) -> None:
     model = post(service, data=ASTRONAUT).json()["model"]
-    checkpoint = Pipeline.from_file(ROOT / "saved_model.pth").checkpoint
+    pipeline = Pipeline.from_file(ROOT / "saved_model.pth")
+    checkpoint = pipeline.checkpoint
     assert model == {
         "name": "deepfake",
         "version": "1.0",
         "checkpoint": checkpoint.sha256,
         "backbone": checkpoint.model.backbone_name,
+        "runtime": pipeline.runtime.name,
     }
 
 
@@ -182,15 +184,15 @@ def metric(service: Service, name: str, **labels: str) -> float:
 
 
 def test_metrics_count_verdicts_errors_and_stages(service: Service) -> None:
-    label = post(service, data=ASTRONAUT).json()["label"]
+    verdict = post(service, data=ASTRONAUT).json()["verdict"]
     seconds = [f"deepfake_{s}_seconds_count" for s in ("decode", "detect", "classify", "request")]
     counters = [*seconds, "deepfake_faces_per_image_count", "deepfake_fake_probability_count"]
     before = {name: metric(service, name) for name in counters}
-    verdicts = metric(service, "deepfake_verdicts_total", label=label)
+    verdicts = metric(service, "deepfake_verdicts_total", label=verdict)
     errors = metric(service, "deepfake_errors_total", code="no_face")
     post(service, data=ASTRONAUT)
     post(service, data=png(GREY))
-    assert metric(service, "deepfake_verdicts_total", label=label) == verdicts + 1
+    assert metric(service, "deepfake_verdicts_total", label=verdict) == verdicts + 1
     assert metric(service, "deepfake_errors_total", code="no_face") == errors + 1
     assert metric(service, "deepfake_classify_seconds_count") == before[seconds[2]] + 1
     assert metric(service, "deepfake_decode_seconds_count") == before[seconds[0]] + 2

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ast
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from tests.conftest import FAKES, ROOT, TINY
+from tests.conftest import ROOT
+from tests.integration.conftest import TRAIN_OPTIONS, python
 
 FOLDERS = {
     "deepfake": ROOT / "src" / "deepfake",
@@ -82,27 +80,12 @@ runpy.run_module("training.train", run_name="__main__", alter_sys=True)
 
 def train(*options: object) -> subprocess.CompletedProcess[str]:
     """training.train in an interpreter that has none of the packages above."""
-    return subprocess.run(
-        [sys.executable, "-c", WITHOUT, *map(str, options)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    return python("-c", WITHOUT, *options)
 
 
-def test_training_needs_no_package_of_serving(tmp_path: Path) -> None:
-    lines = ["path,label,split"]
-    for i, path in enumerate(FAKES[:8]):
-        with Image.open(path) as photo:
-            photo.resize((64, 64)).save(tmp_path / f"{i}.png")
-        lines.append(f"{i}.png,{'real' if i % 2 else 'fake'},{'train' if i < 4 else 'val'}")
-    (tmp_path / "manifest.csv").write_text("\n".join(lines))
-    done = train(
-        *("--data", tmp_path, "--out", tmp_path / "out", "--epochs", 1, "--batch-size", 4),
-        *("--backbone", TINY, "--no-pretrained", "--image-size", 64, "--workers", 0),
-    )
+def test_training_needs_no_package_of_serving(face_crops: Path, tmp_path: Path) -> None:
+    options = ("--data", face_crops, "--out", tmp_path / "out", "--epochs", 1)
+    done = train(*options, *TRAIN_OPTIONS)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "saved_model.pth").is_file()
     assert not (tmp_path / "out" / "curves.png").exists()  # so the packages really were absent

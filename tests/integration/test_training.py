@@ -2,93 +2,44 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
 from deepfake.checkpoint import Checkpoint, load, save
-from deepfake.faces import Face, FaceDetector, crop_face
-from tests.conftest import ASTRONAUT, ROOT, TINY, Ended, sentence
-
-OPTIONS = [
-    *("--backbone", TINY, "--no-pretrained", "--image-size", "64", "--workers", "0"),
-    *("--batch-size", "8", "--lr", "3e-3", "--warmup-epochs", "1"),
-]
-Train = Callable[..., Ended]
-
-
-@pytest.fixture(scope="module")
-def data(
-    tmp_path_factory: pytest.TempPathFactory,
-    detector: FaceDetector,
-    astronaut: Image.Image,
-    fake_faces: list[tuple[Image.Image, Face]],
-) -> Path:
-    """Twelve fakes, and twelve pictures of one real face, as crops with a manifest."""
-    folder = tmp_path_factory.mktemp("crops")
-    box = detector(astronaut)[0].box
-    rows = [["path", "label", "group", "split"]]
-    for i, (photo, face) in enumerate(fake_faces):
-        crop = crop_face(astronaut, box, margin=0.05 + 0.05 * i)
-        crop = ImageEnhance.Brightness(crop).enhance(0.8 + 0.04 * i)
-        pictures = {
-            "real": ImageOps.mirror(crop) if i % 2 else crop,
-            "fake": crop_face(photo, face.box),
-        }
-        for label, picture in pictures.items():
-            name = f"{label}-{i}.png"
-            picture.resize((80, 80)).save(folder / name)
-            rows.append([name, label, name, "train" if i < 8 else "val"])
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    return folder
-
-
-@pytest.fixture
-def train(command: Callable[..., Ended], data: Path) -> Train:
-    def call(out: Path, *options: object) -> Ended:
-        return command("training.train", "--data", data, "--out", out, *OPTIONS, *options)
-
-    return call
-
-
-def rows(out: Path) -> list[dict[str, Any]]:
-    """What metrics.jsonl says, without how long it took."""
-    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    timed = {"seconds", "images_per_second"}
-    return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+from tests.conftest import ASTRONAUT, TINY, sentence
+from tests.integration.conftest import (
+    TRAIN_OPTIONS,
+    Row,
+    Train,
+    copy_manifest,
+    epochs,
+    program,
+    start,
+)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return load(path).model.state_dict()
 
 
+def as_started(crops: Path, out: Path) -> list[object]:
+    """Program and options of a run of six epochs, for a process of its own."""
+    return ["training.train", "--data", crops, "--out", out, *TRAIN_OPTIONS, "--epochs", 6]
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, face_crops: Path) -> Path:
     """A run as a user starts it."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    command = [sys.executable, "-m", "training.train", "--data", str(data), "--out", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *OPTIONS, "--epochs", "6"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = program(*as_started(face_crops, out))
     assert done.returncode == 0, done.stderr
     assert "16 train and 8 validation images on cpu" in done.stdout
     assert str(out / "saved_model.pth") in done.stdout
@@ -96,7 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 
 def test_a_run_writes_down_every_epoch(finished: Path) -> None:
-    found = rows(finished)
+    found = epochs(finished)
     assert [row["epoch"] for row in found] == [1, 2, 3, 4, 5, 6]
     for row in found:
         assert 0 <= row["val_score"] <= 1
@@ -109,7 +60,7 @@ def test_a_run_writes_down_every_epoch(finished: Path) -> None:
 
 
 def test_a_run_leaves_a_checkpoint_of_its_best_epoch(finished: Path) -> None:
-    found = rows(finished)
+    found = epochs(finished)
     best = max(found, key=lambda row: row["val_score"])  # of several, the first
     checkpoint = load(finished / "saved_model.pth")
     assert checkpoint.training["epoch"] == best["epoch"]
@@ -131,35 +82,28 @@ def test_training_lowers_the_loss_and_learns(train: Train, tmp_path: Path) -> No
     """Of the training images, which it then tells apart; cross-entropy, without dropout."""
     options = ("--epochs", 15, "--focal-gamma", 0, "--focal-alpha", 1, "--dropout", 0)
     assert train(tmp_path, *options, "--patience", 15)[0] == 0
-    losses = [row["train_loss"] for row in rows(tmp_path)]
+    losses = [row["train_loss"] for row in epochs(tmp_path)]
     assert losses[0] == pytest.approx(0.69, abs=0.1)  # at first it knows nothing
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
-    assert max(row["val_score"] for row in rows(tmp_path)) > 0.8
+    assert max(row["val_score"] for row in epochs(tmp_path)) > 0.8
 
 
 def test_after_a_kill_the_same_command_ends_as_if_nothing_had_happened(
-    train: Train, data: Path, finished: Path, tmp_path: Path
+    train: Train, face_crops: Path, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "training.train", "--data", str(data), "--out", str(out)]
-    process = subprocess.Popen(
-        [*command, *OPTIONS, "--epochs", "6"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     journal = out / "metrics.jsonl"
-    while process.poll() is None and not (journal.exists() and len(rows(out)) == 2):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert len(rows(out)) < 6
+    with start(*as_started(face_crops, out)) as process:
+        while process.poll() is None and not (journal.exists() and len(epochs(out)) == 2):
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert len(epochs(out)) < 6
 
     status, said, _ = train(out, "--epochs", 6)
     assert status == 0
     assert re.search("going on after epoch [1-5] of 6", said)
-    assert rows(out) == rows(finished)
+    assert epochs(out) == epochs(finished)
     ours, theirs = weights(out / "saved_model.pth"), weights(finished / "saved_model.pth")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -181,7 +125,7 @@ def test_a_finished_run_is_left_as_it_is(train: Train, tmp_path: Path) -> None:
     assert status == 0
     assert "best epoch 1" in said
     assert (tmp_path / "saved_model.pth").read_bytes() == before
-    assert len(rows(tmp_path)) == 1
+    assert len(epochs(tmp_path)) == 1
 
 
 def test_other_options_do_not_go_on_with_a_run(train: Train, tmp_path: Path) -> None:
@@ -202,29 +146,33 @@ def test_the_seed_and_nothing_else_makes_a_run(train: Train, tmp_path: Path) -> 
     }.items():
         torch.rand(5)
         assert train(tmp_path / name, "--epochs", 2, *options)[0] == 0
-    assert rows(tmp_path / "a") == rows(tmp_path / "b")
-    assert rows(tmp_path / "a") != rows(tmp_path / "c")
+    assert epochs(tmp_path / "a") == epochs(tmp_path / "b")
+    assert epochs(tmp_path / "a") != epochs(tmp_path / "c")
 
 
-def test_sources_can_be_given_the_same_share(train: Train, data: Path, tmp_path: Path) -> None:
+def test_sources_can_be_given_the_same_share(
+    train: Train, face_crops: Path, tmp_path: Path
+) -> None:
     """One of the two sources of reals has a single picture, which then is half of them."""
-    lines = (data / "manifest.csv").read_text().splitlines()
-    sources = ["source", *("rare" if line.startswith("real-0.png") else "a" for line in lines[1:])]
-    text = "\n".join(f"{line},{source}" for line, source in zip(lines, sources, strict=True))
-    text = text.replace("\nreal-", f"\n{data}/real-").replace("\nfake-", f"\n{data}/fake-")
-    (tmp_path / "manifest.csv").write_text(text)
-    for name, options in {"a": (), "b": ("--balance-sources",)}.items():
-        out = tmp_path / name
-        assert train(out, "--data", tmp_path, "--epochs", 1, *options)[0] == 0
-        assert load(out / "saved_model.pth").training["options"]["balance_sources"] is bool(options)
-    assert rows(tmp_path / "a") != rows(tmp_path / "b")
+
+    def source(row: Row) -> Row:
+        return {"source": "rare" if row["path"].endswith("real-0.png") else "a"}
+
+    crops = copy_manifest(face_crops, tmp_path / "crops", source)
+    losses = set()
+    for evenness in (0.0, 0.5, 1.0):
+        out = tmp_path / str(evenness)
+        assert train(out, "--data", crops, "--epochs", 1, "--evenness", evenness)[0] == 0
+        assert load(out / "saved_model.pth").training["options"]["evenness"] == evenness
+        losses.add(epochs(out)[0]["train_loss"])
+    assert len(losses) == 3
 
 
 def test_a_run_stops_when_it_gets_no_better(train: Train, tmp_path: Path) -> None:
     status, said, _ = train(tmp_path, "--epochs", 40, "--patience", 2)
     assert status == 0
     assert "early stop" in said
-    scores = [row["val_score"] for row in rows(tmp_path)]
+    scores = [row["val_score"] for row in epochs(tmp_path)]
     assert len(scores) < 40
     best = scores.index(max(scores))
     assert len(scores) == best + 1 + 2
@@ -238,7 +186,7 @@ def test_folds_each_train_a_model_of_their_own(train: Train, tmp_path: Path) -> 
     models = [weights(tmp_path / f"fold-{n}" / "saved_model.pth") for n in range(3)]
     assert not torch.equal(models[0]["head.0.weight"], models[1]["head.0.weight"])
     assert [r["val_score"] for r in results] == [
-        rows(tmp_path / f"fold-{n}")[0]["val_score"] for n in range(3)
+        epochs(tmp_path / f"fold-{n}")[0]["val_score"] for n in range(3)
     ]
     assert "fold 3 of 3: 16 train, 8 val" in said  # all 24, whatever split the manifest says
     mean = sum(r["val_score"] for r in results) / 3
@@ -268,7 +216,7 @@ def test_a_run_that_diverges_keeps_the_epochs_before(train: Train, tmp_path: Pat
     assert "nan in epoch 2" in said
     assert f"kept in {tmp_path}" in said
     assert (tmp_path / "saved_model.pth").read_bytes() == kept
-    assert [row["epoch"] for row in rows(tmp_path)] == [1]
+    assert [row["epoch"] for row in epochs(tmp_path)] == [1]
 
 
 def test_a_run_can_start_from_a_checkpoint(
@@ -340,13 +288,15 @@ def test_options_that_cannot_work_are_refused(
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_crop_is_named(
-    train: Train, data: Path, tmp_path: Path, workers: int
+    train: Train, face_crops: Path, tmp_path: Path, workers: int
 ) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    lines = (data / "manifest.csv").read_text().replace("real-3.png,", f"{tmp_path}/broken.png,", 1)
-    lines = lines.replace("\nreal-", f"\n{data}/real-").replace("\nfake-", f"\n{data}/fake-")
-    (tmp_path / "manifest.csv").write_text(lines)
-    said = sentence(
-        train(tmp_path / "run", "--data", tmp_path, "--epochs", 1, "--workers", workers)
-    )
-    assert f"{tmp_path / 'broken.png'} cannot be read" in said
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+
+    def one_broken(row: Row) -> Row:
+        return {"path": str(broken)} if row["path"].endswith("real-3.png") else {}
+
+    crops = copy_manifest(face_crops, tmp_path / "crops", one_broken)
+    options = ("--data", crops, "--epochs", 1, "--workers", workers)
+    said = sentence(train(tmp_path / "run", *options))
+    assert f"{broken} cannot be read" in said

@@ -56,7 +56,24 @@ def test_the_crop_itself_is_left_as_it_is(crop: Image.Image) -> None:
 
 def test_both_classes_are_treated_alike() -> None:
     """What a picture is labelled is not even known here."""
-    assert list(inspect.signature(augment).parameters) == ["crop", "size", "rng"]
+    assert list(inspect.signature(augment).parameters) == ["crop", "size", "rng", "light"]
+
+
+def test_lightly_augmented_crops_keep_their_finest_detail() -> None:
+    """A pattern of single pixels survives framing, and is lost to blur and JPEG now and then."""
+    fine = np.random.default_rng(0).integers(0, 256, (64, 64, 1), dtype=np.uint8)
+    crop = Image.fromarray(np.repeat(fine, 3, axis=2))
+
+    def detail(light: float) -> list[float]:
+        drawn = [augment(crop, 64, np.random.default_rng(s), light).float() for s in range(60)]
+        return sorted(float(p.diff(dim=2).abs().mean()) for p in drawn)
+
+    light, heavy = detail(1.0), detail(0.0)
+    assert light[0] > 2 * heavy[3]
+    assert np.median(light) > np.median(heavy)
+    mixed = detail(0.5)
+    assert light[0] > 2 * mixed[0]
+    assert np.median(heavy) < np.median(mixed) < np.median(light)
 
 
 def test_every_kind_of_change_is_among_the_pictures(crop: Image.Image) -> None:

@@ -7,6 +7,7 @@ import pickle
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepfake.checkpoint import Checkpoint, load, save, sha256
+from deepfake.checkpoint import Checkpoint, OperatingPoint, load, save, sha256
 from deepfake.errors import CheckpointError
+from deepfake.model import DeepfakeDetector
 from tests.conftest import TINY
 
 MakeCheckpoint = Callable[..., Checkpoint]
@@ -88,6 +90,53 @@ def test_a_checkpoint_says_how_to_use_it(tmp_path: Path, make_checkpoint: MakeCh
     assert loaded.model.head[2].p == 0.125
     torch.testing.assert_close(loaded.model.mean.flatten(), torch.tensor([0.1, 0.2, 0.3]))
     torch.testing.assert_close(loaded.model.std.flatten(), torch.tensor([0.4, 0.5, 0.6]))
+
+
+def test_operating_points_and_the_uncertain_band_survive(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    points = {"balanced": OperatingPoint(0.5, 0.125, 0.9), "fpr1": OperatingPoint(0.875, 0.01, 0.5)}
+    checkpoint = replace(make_checkpoint(), uncertain=(0.375, 0.625), operating_points=points)
+    save(tmp_path / "a.pth", checkpoint)
+    loaded = load(tmp_path / "a.pth")
+    assert loaded.uncertain == (0.375, 0.625)
+    assert loaded.operating_points == points
+    assert loaded.point("fpr1") == points["fpr1"]
+
+
+def test_a_network_without_attention_is_loaded_without_it(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    torch.manual_seed(0)
+    model = DeepfakeDetector(TINY, 64, cbam=False).eval()
+    plain = replace(make_checkpoint(), model=model)
+    save(tmp_path / "a.pth", plain, half=False)
+    loaded = load(tmp_path / "a.pth")
+    assert not [name for name in loaded.model.state_dict() if name.startswith("cbam")]
+    assert torch.equal(logits(loaded), logits(plain))
+
+
+def test_an_uncalibrated_checkpoint_has_only_the_bare_threshold(
+    tmp_path: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    save(tmp_path / "a.pth", make_checkpoint(threshold=0.625))
+    loaded = load(tmp_path / "a.pth")
+    assert loaded.uncertain is None
+    assert loaded.point("balanced") == OperatingPoint(0.625, None, None)
+    with pytest.raises(CheckpointError, match="no operating point 'fpr1', only balanced"):
+        loaded.point("fpr1")
+
+
+def test_a_checkpoint_from_before_these_settings_still_loads(
+    saved: Path, make_checkpoint: MakeCheckpoint
+) -> None:
+    content = torch.load(saved, weights_only=True)
+    model = {name: content["model"][name] for name in ("backbone", "image_size", "dropout")}
+    rewrite(saved, model=model, calibration={"temperature": 1.25, "threshold": 0.625})
+    loaded = load(saved)
+    assert (loaded.temperature, loaded.uncertain) == (1.25, None)
+    assert loaded.point("balanced") == OperatingPoint(0.625)
+    torch.testing.assert_close(logits(loaded), logits(make_checkpoint()), atol=0.02, rtol=0.02)
 
 
 def test_others_can_read_it_without_this_package(saved: Path) -> None:
@@ -196,6 +245,23 @@ def test_weights_of_another_shape_are_refused(saved: Path) -> None:
     assert "does not fit its own description" in refusal(saved)
 
 
+CALIBRATION = {"temperature": 1.0, "threshold": 0.5}
+BAD_BANDS = [[0.6, 0.4], [-0.1, 0.5], [0.5, 1.1], [float("nan"), 0.5], [0.5], ["low", "high"], 0.5]
+BAD_POINTS = [
+    {"fpr1": {}},
+    {"fpr1": 0.9},
+    {"fpr1": {"threshold": 0.9, "colour": 1}},
+    {"fpr1": {"threshold": 1.5}},
+    {"fpr1": {"threshold": "0.9"}},
+    {"fpr1": {"threshold": 0.9, "false_positive_rate": 7}},
+    [0.5, 0.9],
+]
+BAD_NUMBERS = [
+    *({"threshold": value} for value in (1.5, -1, float("nan"), "0.5")),
+    *({"temperature": value} for value in (0, -1, float("nan"), None)),
+]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -206,13 +272,21 @@ def test_weights_of_another_shape_are_refused(saved: Path) -> None:
         {"model": None},
         {"preprocessing": {"mean": [0.5, 0.5], "std": [1, 1, 1], "crop_margin": 0.2}},
         {"preprocessing": {}},
-        {"calibration": {"temperature": None, "threshold": 0.5}},
+        {"preprocessing": {"mean": [0.5] * 3, "std": [1] * 3, "crop_margin": -3}},
+        *({"calibration": CALIBRATION | values} for values in BAD_NUMBERS),
+        *({"calibration": CALIBRATION | {"uncertain": band}} for band in BAD_BANDS),
+        *({"calibration": CALIBRATION | {"operating_points": points}} for points in BAD_POINTS),
     ],
-    ids=lambda changes: f"{changes}"[:50],
+    ids=lambda changes: f"{changes}"[:99],
 )
 def test_a_description_that_does_not_fit_is_refused(saved: Path, changes: dict[str, Any]) -> None:
     rewrite(saved, **changes)
     assert "does not fit its own description" in refusal(saved)
+
+
+def test_a_reversed_band_is_named_in_the_refusal(saved: Path) -> None:
+    rewrite(saved, calibration=CALIBRATION | {"uncertain": [0.6, 0.4]})
+    assert "uncertain band is 0.6 to 0.4" in refusal(saved)
 
 
 @contextmanager

@@ -288,7 +288,7 @@ def test_an_epoch_can_give_every_source_the_same_share() -> None:
         for label, source, count in ((0, "a", 40), (0, "b", 20), (1, "a", 6), (1, "c", 90))
         for i in range(count)
     ]
-    epoch = balanced(samples, seed=0, by_source=True)
+    epoch = balanced(samples, seed=0, evenness=1.0)
     assert Counter((s.label, s.source) for s in epoch) == {
         cell: 30 for cell in ((0, "a"), (0, "b"), (1, "a"), (1, "c"))
     }
@@ -296,8 +296,19 @@ def test_an_epoch_can_give_every_source_the_same_share() -> None:
     assert {times[f"1-a-{i}"] for i in range(6)} == {5}
     assert {times[f"0-b-{i}"] for i in range(20)} == {1, 2}
     assert max(times[f"1-c-{i}"] for i in range(90)) == 1
-    assert epoch == balanced(samples, seed=0, by_source=True)
-    assert epoch != balanced(samples, seed=1, by_source=True)
+    assert epoch == balanced(samples, seed=0, evenness=1.0)
+    assert epoch != balanced(samples, seed=1, evenness=1.0)
+
+
+def test_between_by_size_and_all_alike_shares_go_with_the_root_of_the_size() -> None:
+    samples = [
+        Sample(Path("a"), f"{label}-{source}-{i}", label, source)
+        for label in (0, 1)
+        for source, count in (("large", 90), ("small", 10))
+        for i in range(count)
+    ]
+    counts = Counter((s.label, s.source) for s in balanced(samples, seed=0, evenness=0.5))
+    assert counts == {(0, "large"): 75, (0, "small"): 25, (1, "large"): 75, (1, "small"): 25}
 
 
 def test_a_limit_takes_a_random_choice() -> None:

@@ -109,6 +109,31 @@ def test_a_portrait_has_its_one_face(detector: FaceDetector, astronaut: Image.Im
     assert 0.9 <= faces[0].score <= 1
 
 
+def test_landmarks_are_the_eyes_the_nose_and_the_mouth(
+    detector: FaceDetector, astronaut: Image.Image
+) -> None:
+    """As seen by eye on the portrait, left before right; and turned when it is mirrored."""
+    expected = np.array([[203, 101], [247, 103], [224, 129], [204, 141], [244, 142]])
+    found = np.array(detector(astronaut)[0].landmarks)
+    np.testing.assert_allclose(found, expected, atol=5)
+    mirrored = astronaut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    turned = np.array(detector(mirrored)[0].landmarks)[[1, 0, 2, 4, 3]]
+    np.testing.assert_allclose(512 - turned[:, 0], found[:, 0], atol=4)
+
+
+def test_landmarks_are_of_the_photo_also_where_a_copy_was_looked_at(
+    detector: FaceDetector, astronaut: Image.Image
+) -> None:
+    """A reduced copy of a large photo, and a framed one of a tight crop."""
+    face = detector(astronaut)[0]
+    side, points = face.box[3] - face.box[1], np.array(face.landmarks)
+    large = detector(astronaut.resize((2048, 2048), Image.Resampling.BICUBIC))[0]
+    np.testing.assert_allclose(np.array(large.landmarks) / 4, points, atol=0.08 * side)
+    corner = np.round(face.box[:2])
+    tight = detector(astronaut.crop(tuple(round(v) for v in face.box)))[0]
+    np.testing.assert_allclose(np.array(tight.landmarks) + corner, points, atol=0.12 * side)
+
+
 @pytest.mark.parametrize("scale", [2, 4])
 def test_boxes_are_of_the_photo_however_large_it_is(
     detector: FaceDetector, astronaut: Image.Image, scale: int

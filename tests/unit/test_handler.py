@@ -8,7 +8,8 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import torch
 import yaml
 from PIL import Image
 
-from deepfake.checkpoint import Checkpoint, save, sha256
+from deepfake.checkpoint import Checkpoint, OperatingPoint, load, save, sha256
+from deepfake.errors import CheckpointError
 from deepfake.pipeline import Pipeline, Verdict
 from handler.deepfake_handler import DeepfakeHandler
 from tests.conftest import ASTRONAUT, FAKES, ROOT, TINY
@@ -33,7 +35,8 @@ BASE64 = base64.b64encode(PHOTO).decode()
 SPEC = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text(encoding="utf-8"))
 
 
-def new_context(folder: Path, workers: int) -> Context:
+def new_context(folder: Path, workers: int, options: Mapping[str, str] | None = None) -> Context:
+    """As TorchServe makes it; ``options`` is what model-config.yaml has under ``handler``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # as above
         metrics = MetricsCacheYamlImpl(config_file_path=str(ROOT / "handler" / "metrics.yaml"))
@@ -47,7 +50,7 @@ def new_context(folder: Path, workers: int) -> Context:
         gpu=None,
         mms_version="0.12.0",
         metrics=metrics,
-        model_yaml_config={"maxWorkers": workers},
+        model_yaml_config={"maxWorkers": workers, "handler": options},
     )
 
 
@@ -57,7 +60,8 @@ def folder(
 ) -> Path:
     """As TorchServe unpacks an archive."""
     folder = tmp_path_factory.mktemp("model")
-    save(folder / "saved_model.pth", make_checkpoint())
+    points = {"balanced": OperatingPoint(0.5, 0.125, 0.9), "fpr1": OperatingPoint(0.875, 0.01, 0.4)}
+    save(folder / "saved_model.pth", replace(make_checkpoint(), operating_points=points))
     return folder
 
 
@@ -121,7 +125,7 @@ ROWS = {
 
 @pytest.mark.parametrize("form", ROWS)
 def test_every_form_of_a_photo_gets_the_pipelines_answer(
-    ask: Ask, expected: dict[str, Any], folder: Path, form: str
+    ask: Ask, handler: DeepfakeHandler, expected: dict[str, Any], folder: Path, form: str
 ) -> None:
     status, answer = ask(ROWS[form])
     assert status == 200
@@ -130,6 +134,7 @@ def test_every_form_of_a_photo_gets_the_pipelines_answer(
         "version": "1.0",
         "checkpoint": sha256(folder / "saved_model.pth"),
         "backbone": TINY,
+        "runtime": handler.pipeline.runtime.name,
     }
     assert answer == expected
 
@@ -259,7 +264,7 @@ def test_what_happens_is_counted(
     assert {kinds[name] for name in kinds if not name.endswith("_total")} == {"HISTOGRAM"}
     labels = {name: dimensions for name, _, dimensions, _ in lines}
     verdict = json.loads(bodies[0])
-    assert f"label:{verdict['label']}," in labels["deepfake_verdicts_total"]
+    assert f"label:{verdict['verdict']}," in labels["deepfake_verdicts_total"]
     assert "code:empty_input," in labels["deepfake_errors_total"]
     values = {name: float(value) for name, value, *_ in lines}
     assert values["deepfake_faces_per_image"] == 1
@@ -271,7 +276,7 @@ def test_what_happens_is_counted(
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("workers", [1, 1000])
 def test_workers_share_the_cores(folder: Path, workers: int) -> None:
-    DeepfakeHandler().initialize(new_context(folder, workers))
+    DeepfakeHandler().initialize(new_context(folder, workers, {"runtime": "torch"}))
     cores = len(os.sched_getaffinity(0))
     assert torch.get_num_threads() == (cores if workers == 1 else 1)
 
@@ -279,3 +284,58 @@ def test_workers_share_the_cores(folder: Path, workers: int) -> None:
 def test_a_missing_checkpoint_fails_the_load_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"saved_model\.pth does not exist"):
         DeepfakeHandler().initialize(new_context(tmp_path, workers=1000))
+
+
+def answered(folder: Path, options: Mapping[str, str]) -> dict[str, Any]:
+    """What a handler that was started with these options says about the astronaut."""
+    context = new_context(folder, workers=1000, options=options)
+    handler = DeepfakeHandler()
+    handler.initialize(context)
+    context.request_processor = {0: RequestProcessor({})}
+    (body,) = handler.handle([{"body": PHOTO}], context)
+    assert context.get_response_status(0)[0] == 200
+    return dict(json.loads(body))
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_operating_point_of_the_configuration_decides(folder: Path) -> None:
+    balanced = answered(folder, {"operatingPoint": "balanced", "runtime": "torch"})
+    strict = answered(folder, {"operatingPoint": "fpr1", "runtime": "torch"})
+    assert (balanced["threshold"], balanced["false_positive_rate"]) == (0.5, 0.125)
+    assert (strict["threshold"], strict["false_positive_rate"]) == (0.875, 0.01)
+    assert balanced["fake_probability"] == strict["fake_probability"]
+    assert balanced["model"]["runtime"] == "torch f32"
+
+
+def test_balanced_decides_where_the_configuration_names_none(ask: Ask) -> None:
+    assert ask({"body": PHOTO})[1]["false_positive_rate"] == 0.125
+
+
+@pytest.mark.usefixtures("threads")
+def test_an_uncertain_answer_is_as_documented_and_counted_as_such(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unsure = replace(load(folder / "saved_model.pth"), uncertain=(0.0, 1.0))
+    save(tmp_path / "saved_model.pth", unsure)
+    with caplog.at_level("INFO", logger="ts"):
+        answer = answered(tmp_path, {"runtime": "torch"})
+    assert answer["verdict"] == answer["faces"][0]["verdict"] == "Uncertain"
+    assert answer["label"] in ("Fake", "Real")
+    assert re.search(r"deepfake_verdicts_total\S*label:Uncertain,", caplog.text)
+    root = {"$ref": "#/components/schemas/Verdict", "components": SPEC["components"]}
+    jsonschema.Draft202012Validator(root).validate(answer)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"operatingPoint": "fpr7"}, "no operating point 'fpr7', only balanced, fpr1"),
+        ({"runtime": "abacus"}, "runtime 'abacus' is unknown"),
+    ],
+)
+def test_an_unknown_setting_fails_the_load_in_one_sentence(
+    folder: Path, options: Mapping[str, str], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        DeepfakeHandler().initialize(new_context(folder, workers=1000, options=options))

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from deepfake import errors
-from deepfake.checkpoint import Checkpoint, save
+from deepfake.checkpoint import Checkpoint, OperatingPoint, save
 from deepfake.faces import Face, FaceDetector, crop_face
 from deepfake.pipeline import FaceVerdict, Pipeline, Verdict
 from deepfake.views import VIEWS, make_views, to_pixels
@@ -29,7 +29,7 @@ SPEC = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text(encoding="utf-8
 
 @pytest.fixture(scope="module")
 def pipeline(make_checkpoint: MakeCheckpoint) -> Pipeline:
-    return Pipeline(make_checkpoint(temperature=1.7, crop_margin=0.3))
+    return in_torch(make_checkpoint(temperature=1.7, crop_margin=0.3))
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,17 @@ def verdict_of(pipeline: Pipeline, photo: bytes | Image.Image) -> Verdict:
     return answer
 
 
-def with_threshold(pipeline: Pipeline, threshold: float) -> Pipeline:
-    return Pipeline(replace(pipeline.checkpoint, threshold=threshold))
+def in_torch(checkpoint: Checkpoint, point: str = "balanced") -> Pipeline:
+    """A pipeline whose numbers are PyTorch's: test_runtime.py compares OpenVINO's with them."""
+    return Pipeline(checkpoint, point=point, runtime="torch")
+
+
+def with_threshold(
+    pipeline: Pipeline, threshold: float, uncertain: tuple[float, float] | None = None
+) -> Pipeline:
+    """The same network, uncertain in that band; operating points would outrank the threshold."""
+    settings = {"threshold": threshold, "uncertain": uncertain, "operating_points": {}}
+    return in_torch(replace(pipeline.checkpoint, **settings))
 
 
 def test_each_view_is_the_softmax_of_the_models_logits(
@@ -82,7 +91,7 @@ def test_a_faces_probability_is_the_mean_of_its_three_views(verdicts: list[Verdi
 def test_temperature_pulls_towards_one_half(make_checkpoint: MakeCheckpoint) -> None:
     crop = Image.open(FAKES[0]).convert("RGB")
     sharp, soft = (
-        np.array(Pipeline(make_checkpoint(temperature=t)).classify([crop])[0]) for t in (0.5, 5.0)
+        np.array(in_torch(make_checkpoint(temperature=t)).classify([crop])[0]) for t in (0.5, 5.0)
     )
     assert (abs(soft - 0.5) < abs(sharp - 0.5)).all()
     odds = [np.log(p / (1 - p)) for p in (sharp, soft)]
@@ -145,6 +154,81 @@ def test_a_probability_at_the_threshold_is_not_above_it(
     assert verdict_of(with_threshold(pipeline, p_fake), astronaut).worst.label == "Real"
 
 
+@pytest.fixture(scope="module")
+def p_fake(verdicts: list[Verdict]) -> float:
+    """P(fake) of the astronaut."""
+    return verdicts[0].worst.fake_probability
+
+
+# Threshold and uncertain band of a checkpoint, each as a distance from the photo's P(fake), and
+# what the photo is called then.
+DECISIONS = {
+    "below the band": (0.03, (0.02, 0.04), "Real", "Real"),
+    "in the band, below the threshold": (0.01, (-0.02, 0.02), "Real", "Uncertain"),
+    "in the band, above the threshold": (-0.01, (-0.02, 0.02), "Fake", "Uncertain"),
+    "at the band's lower end": (0.01, (0.0, 0.02), "Real", "Uncertain"),
+    "at the band's upper end": (-0.01, (-0.02, 0.0), "Fake", "Uncertain"),
+    "above the band": (-0.03, (-0.04, -0.02), "Fake", "Fake"),
+    "between the band and a stricter threshold": (0.05, (-0.04, -0.02), "Real", "Uncertain"),
+    "between a laxer threshold and the band": (-0.05, (0.02, 0.04), "Fake", "Uncertain"),
+    "above the band and a stricter threshold": (-0.02, (-0.06, -0.04), "Fake", "Fake"),
+    "no band, just below the threshold": (1e-6, None, "Real", "Real"),
+    "no band, just above the threshold": (-1e-6, None, "Fake", "Fake"),
+}
+
+
+@pytest.mark.parametrize("case", DECISIONS)
+def test_too_close_to_call_is_uncertain_and_the_label_stays_binary(
+    pipeline: Pipeline, astronaut: Image.Image, p_fake: float, case: str
+) -> None:
+    threshold, band, label, called = DECISIONS[case]
+    uncertain = band and (p_fake + band[0], p_fake + band[1])
+    decided = with_threshold(pipeline, p_fake + threshold, uncertain)
+    answer: dict[str, Any] = verdict_of(decided, astronaut).to_json()
+    assert (answer["label"], answer["verdict"]) == (label, called)
+    assert [(face["label"], face["verdict"]) for face in answer["faces"]] == [(label, called)]
+    expected = p_fake if label == "Fake" else 1 - p_fake  # the confidence is the label's
+    assert answer["confidence"] == pytest.approx(expected, abs=5.1e-5)
+    validate(answer, "Verdict")
+
+
+@pytest.fixture(scope="module")
+def calibrated(pipeline: Pipeline, p_fake: float) -> Checkpoint:
+    """The same network with a lax and a strict threshold on either side of the astronaut."""
+    points = {
+        "balanced": OperatingPoint(p_fake - 0.02, 0.125, 0.9),
+        "fpr1": OperatingPoint(p_fake + 0.02, 0.01, 0.4),
+    }
+    return replace(pipeline.checkpoint, operating_points=points)
+
+
+def test_the_operating_point_sets_threshold_and_false_positive_rate(
+    calibrated: Checkpoint, astronaut: Image.Image, p_fake: float
+) -> None:
+    asked = {name: in_torch(calibrated, name) for name in ("balanced", "fpr1")}
+    answers = {name: verdict_of(p, astronaut).to_json() for name, p in asked.items()}
+    balanced, strict = answers["balanced"], answers["fpr1"]
+    assert balanced["threshold"] == pytest.approx(p_fake - 0.02, abs=5.1e-5)
+    assert strict["threshold"] == pytest.approx(p_fake + 0.02, abs=5.1e-5)
+    assert (balanced["false_positive_rate"], strict["false_positive_rate"]) == (0.125, 0.01)
+    assert (balanced["label"], strict["label"]) == ("Fake", "Real")
+    assert balanced["fake_probability"] == strict["fake_probability"]
+    validate(balanced, "Verdict")
+
+
+def test_balanced_is_the_operating_point_unless_another_is_named(calibrated: Checkpoint) -> None:
+    assert Pipeline(calibrated, runtime="torch").point == calibrated.operating_points["balanced"]
+
+
+def test_an_unknown_operating_point_is_refused_with_those_there_are(
+    calibrated: Checkpoint, make_checkpoint: MakeCheckpoint
+) -> None:
+    with pytest.raises(errors.CheckpointError, match="'fpr5', only balanced, fpr1"):
+        in_torch(calibrated, "fpr5")
+    with pytest.raises(errors.CheckpointError, match="'fpr1', only balanced"):
+        in_torch(make_checkpoint(), "fpr1")
+
+
 def test_a_photos_answer_is_that_of_its_most_fake_face(
     pipeline: Pipeline, group: Image.Image
 ) -> None:
@@ -162,6 +246,22 @@ def test_a_photos_answer_is_that_of_its_most_fake_face(
     beyond = verdict_of(with_threshold(pipeline, (1 + p_fakes[-1]) / 2), group).to_json()
     assert beyond["label"] == "Real"
     assert beyond["confidence"] == round(1 - p_fakes[-1], 4)
+
+
+def test_uncertain_faces_do_not_hide_the_most_fake_one(
+    pipeline: Pipeline, group: Image.Image
+) -> None:
+    p_fakes = sorted(face.fake_probability for face in verdict_of(pipeline, group).faces)
+    between = sum(p_fakes[-2:]) / 2
+
+    others = verdict_of(with_threshold(pipeline, between, (0.0, between)), group)
+    assert Counter(face.verdict for face in others.faces) == {"Uncertain": 5, "Fake": 1}
+    assert others.to_json()["verdict"] == "Fake"
+
+    itself = verdict_of(with_threshold(pipeline, between, (between, 1.0)), group)
+    assert Counter(face.verdict for face in itself.faces) == {"Real": 5, "Uncertain": 1}
+    answer = itself.to_json()
+    assert (answer["verdict"], answer["label"]) == ("Uncertain", "Fake")
 
 
 def test_each_face_is_judged_by_its_own_crop(
@@ -187,12 +287,16 @@ def test_of_a_crowd_the_32_largest_faces_are_judged(
     validate(verdict.to_json(), "Verdict")
 
 
-def test_a_network_that_answers_nan_is_an_internal_error(make_checkpoint: MakeCheckpoint) -> None:
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_a_network_that_answers_nan_is_an_internal_error(
+    make_checkpoint: MakeCheckpoint, runtime: str
+) -> None:
     """Never a verdict: a comparison with NaN would call everything Real."""
     checkpoint = make_checkpoint()
     with torch.no_grad():
         checkpoint.model.head[3].bias[0] = float("nan")
-    answers = Pipeline(checkpoint).predict([ASTRONAUT.read_bytes(), b""])
+    pipeline = Pipeline(checkpoint, runtime=runtime)
+    answers = pipeline.predict([ASTRONAUT.read_bytes(), b""])
     assert [type(a) for a in answers] == [errors.InternalError, errors.EmptyInput]
 
 
@@ -226,7 +330,7 @@ def test_a_pipeline_comes_from_a_file(
     tmp_path: Any, pipeline: Pipeline, verdicts: list[Verdict]
 ) -> None:
     save(tmp_path / "saved.pth", pipeline.checkpoint, half=False)
-    loaded = Pipeline.from_file(tmp_path / "saved.pth")
+    loaded = Pipeline.from_file(tmp_path / "saved.pth", runtime="torch")
     loaded.warm_up()
     answer = verdict_of(loaded, ASTRONAUT.read_bytes())
     assert answer.worst.views == pytest.approx(verdicts[0].worst.views, abs=1e-5)
@@ -254,6 +358,7 @@ def test_numbers_of_an_answer_are_those_of_the_verdict(verdicts: list[Verdict]) 
     face, answer = verdict.faces[0], verdict.to_json(crops=True)
     assert answer["image"] == {"width": 512, "height": 512}
     assert answer["threshold"] == 0.5
+    assert answer["false_positive_rate"] is None  # before calibration nobody knows
     told: dict[str, Any] = answer["faces"][0]  # type: ignore[index]
     assert told["box"] == pytest.approx(face.face.box, abs=0.051)
     assert told["views"] == pytest.approx(dict(zip(VIEWS, face.views, strict=True)), abs=5.1e-5)
@@ -296,7 +401,14 @@ def test_each_error_is_as_documented_under_its_status() -> None:
 def test_an_answer_that_is_not_as_documented_would_be_noticed(verdicts: list[Verdict]) -> None:
     """The schema does refuse: otherwise the tests above would prove nothing."""
     answer = verdicts[0].to_json()
-    for wrong in ({"faces": []}, {"label": "fake"}, {"confidence": 1.5}, {"extra": 1}):
+    for wrong in (
+        {"faces": []},
+        {"label": "Uncertain"},
+        {"verdict": "fake"},
+        {"confidence": 1.5},
+        {"false_positive_rate": 5},
+        {"extra": 1},
+    ):
         with pytest.raises(jsonschema.ValidationError):
             validate(answer | wrong, "Verdict")
 
@@ -307,20 +419,25 @@ def test_a_verdict_is_plain_data() -> None:
         fake_probability=0.25,
         views=(0.2, 0.25, 0.3),
         label="Real",
+        verdict="Uncertain",
         confidence=0.75,
         crop=Image.new("RGB", (40, 40)),
     )
-    verdict = Verdict((face,), faces_found=1, threshold=0.5, width=90, height=80)
+    point = OperatingPoint(threshold=0.5, false_positive_rate=0.123456, recall=0.9)
+    verdict = Verdict((face,), faces_found=1, point=point, width=90, height=80)
     assert verdict.to_json() == {
         "label": "Real",
+        "verdict": "Uncertain",
         "confidence": 0.75,
         "fake_probability": 0.25,
         "threshold": 0.5,
+        "false_positive_rate": 0.1235,
         "faces": [
             {
                 "box": [1.0, 2.0, 31.0, 42.0],
                 "detection_score": 0.99,
                 "label": "Real",
+                "verdict": "Uncertain",
                 "confidence": 0.75,
                 "fake_probability": 0.25,
                 "views": {"original": 0.2, "flip": 0.25, "jitter": 0.3},

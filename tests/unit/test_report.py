@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from deepfake.checkpoint import Checkpoint, OperatingPoint
 from deepfake.errors import DataError
 from training.data import Sample
 from training.report import Result, markdown, plot, summarise, to_json
 
 
 def answered(label: int, p_fake: float | None, source: str = "a", error: str = "") -> Result:
+    """An answer whose views spread around ``p_fake``."""
     name = f"{source}-{label}-{p_fake}-{error}"
-    return Result(Sample(Path(name), name, label, source, group=name), p_fake, error)
+    views = () if p_fake is None else (p_fake - 0.06, p_fake + 0.01, p_fake + 0.05)
+    return Result(Sample(Path(name), name, label, source, group=name), views, error)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_checkpoint: Callable[..., Checkpoint]) -> Checkpoint:
+    return replace(
+        make_checkpoint(),
+        uncertain=(0.4, 0.6),
+        operating_points={
+            "balanced": OperatingPoint(0.5, 0.25, 0.5),
+            "fpr5": OperatingPoint(0.85, 0.05, 0.125),
+        },
+    )
 
 
 @pytest.fixture
@@ -32,8 +49,8 @@ def results() -> list[Result]:
 
 
 @pytest.fixture
-def text(results: list[Result]) -> str:
-    report = summarise(results, threshold=0.5, rounds=20, seed=0)
+def text(results: list[Result], checkpoint: Checkpoint) -> str:
+    report = summarise(results, checkpoint, rounds=20, seed=0)
     report["run"] = {
         "checkpoint": "0123456789abcdef" * 4,
         "backbone": "some_net",
@@ -93,15 +110,57 @@ def test_the_head_says_what_was_measured(text: str) -> None:
         assert part in head
 
 
-def test_photos_without_an_answer_are_counted(text: str, results: list[Result]) -> None:
+def test_photos_without_an_answer_are_counted(
+    text: str, results: list[Result], checkpoint: Checkpoint
+) -> None:
     assert "a: 2 no_face; fakes only: 1 broken_image" in text
-    report = summarise(results[:7], threshold=0.5, rounds=5, seed=0)
+    report = summarise(results[:7], checkpoint, rounds=5, seed=0)
     assert report["unanswered"] == {}
 
 
-def test_one_class_among_the_answers_is_refused(results: list[Result]) -> None:
+def test_one_class_among_the_answers_is_refused(
+    results: list[Result], checkpoint: Checkpoint
+) -> None:
     with pytest.raises(DataError, match="nothing to measure"):
-        summarise([results[0], results[10]], threshold=0.5, rounds=5, seed=0)
+        summarise([results[0], results[10]], checkpoint, rounds=5, seed=0)
+
+
+def test_operating_points_stand_beside_what_they_promised(text: str) -> None:
+    """Source a: of four reals one lies above 0.5, none above 0.85; the fakes are in two sources."""
+    (balanced,), (fpr5,) = cells(text, "balanced"), cells(text, "fpr5")
+    assert [cell.split(" ")[0] for cell in balanced[1:]] == [
+        "0.5000", "0.250", "0.250", "0.500", f"{(1 / 3 + 1 / 2) / 2:.3f}",
+    ]  # fmt: skip
+    assert [cell.split(" ")[0] for cell in fpr5[1:]] == [
+        "0.8500", "0.050", "0.000", "0.125", f"{(1 / 3 + 0) / 2:.3f}",
+    ]  # fmt: skip
+
+
+def test_what_the_uncertain_band_spares_is_counted(text: str) -> None:
+    """0.45 of source a lies in it: six of seven are decided there, both of the other source."""
+    line = next(line for line in text.splitlines() if line.startswith("Uncertain"))
+    assert "from 0.400 to 0.600" in line
+    for share in ((6 / 7 + 1) / 2, (2 / 6 + 1 / 2) / 2, (3 / 7 + 1 / 2) / 2):
+        assert f" {share:.3f} (" in line
+
+
+def test_three_views_are_set_against_one(results: list[Result], checkpoint: Checkpoint) -> None:
+    figures = summarise(results, checkpoint, rounds=20, seed=0)["decisions"]["figures"]
+    # The first view alone is lower by 0.06 everywhere: no order changes, and no label.
+    assert figures["gain/roc_auc"]["value"] == pytest.approx(0)
+    assert figures["one_view/accuracy"]["value"] == figures["three_views/accuracy"]["value"]
+    turned = [Result(r.sample, (1 - r.views[0], *r.views[1:]) if r.views else ()) for r in results]
+    figures = summarise(turned, checkpoint, rounds=20, seed=0)["decisions"]["figures"]
+    assert figures["one_view/roc_auc"]["value"] == pytest.approx(3 / 12)
+    assert figures["gain/roc_auc"]["value"] > 0
+
+
+def test_before_calibration_nothing_is_said_of_points_and_band(
+    results: list[Result], make_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    decisions = summarise(results, make_checkpoint(), rounds=5, seed=0)["decisions"]
+    assert decisions["validation"] == {}
+    assert decisions["band"] is None
 
 
 def test_json_has_null_for_what_is_not_known() -> None:

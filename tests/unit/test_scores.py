@@ -230,3 +230,21 @@ def test_temperature_of_perfect_or_certain_answers_is_a_number() -> None:
     labels = np.array([0, 1, 0, 1])
     for p_fake in ([0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0], [0.5, 0.5, 0.5, 0.5]):
         assert 0.04 < fit_temperature(labels, np.array(p_fake)) < 21
+
+
+@pytest.mark.parametrize("count", [20, 200])
+def test_a_perfect_validation_does_not_make_every_answer_certain(count: int) -> None:
+    """After n photos of a class without a mistake, the next may err once in about n."""
+    labels = np.repeat([0, 1], count)
+    odds = np.where(labels == 1, 0.5, -0.5)
+    served = expit(odds / fit_temperature(labels, expit(odds)))
+    assert served[-1] == pytest.approx((count + 1) / (count + 2), abs=0.01)
+    assert served[0] == pytest.approx(1 / (count + 2), abs=0.01)
+
+
+def test_of_several_views_the_mean_is_made_honest() -> None:
+    rng = np.random.default_rng(2)
+    odds = rng.normal(0, 1.5, 20_000)
+    labels = (rng.uniform(0, 1, 20_000) < expit(odds)).astype(np.int64)
+    shown = expit(3 * (odds[:, None] + rng.normal(0, 0.01, (20_000, 3))))
+    assert fit_temperature(labels, shown) == pytest.approx(3, rel=0.05)

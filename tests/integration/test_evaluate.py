@@ -1,0 +1,155 @@
+"""Evaluation of photos of two sources: figures, report and picture, and how a run goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn import metrics
+
+from deepfake.checkpoint import Checkpoint, save
+from deepfake.pipeline import Pipeline, Verdict
+from deepfake.views import VIEWS
+from tests.integration.conftest import CHECKPOINT, Command, program, table
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, labelled: Path) -> Path:
+    out = tmp_path_factory.mktemp("evaluated") / "new" / "folder"
+    done = program("training.evaluate", "--data", labelled, "--out", out, "--rounds", 30)
+    assert done.returncode == 0, done.stderr
+    assert (out / "evaluation.md").read_text() in done.stdout
+    return out
+
+
+def report_of(out: Path) -> dict[str, Any]:
+    """Strictly: Python would also read NaN, which others do not."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    text = (out / "evaluation.json").read_text(encoding="utf-8")
+    report: dict[str, Any] = json.loads(text, parse_constant=refuse)
+    return report
+
+
+def predictions_of(out: Path) -> list[dict[str, str]]:
+    _, header, *rows = csv.reader((out / "predictions.csv").read_text().splitlines())
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def p_fake_of(row: dict[str, str]) -> float:
+    """Mean of the views; NaN without an answer."""
+    return float(np.mean([float(row[view] or "nan") for view in VIEWS]))
+
+
+def test_every_photo_has_its_line_among_the_predictions(evaluated: Path, labelled: Path) -> None:
+    rows = predictions_of(evaluated)
+    assert [row["path"] for row in rows] == [r["path"] for r in table(labelled / "manifest.csv")]
+    errors = {row["path"]: row["error"] for row in rows if row["error"]}
+    assert errors == {"black.png": "no_face", "missing.png": "bad_data"}
+    for row in rows:
+        assert [row[view] == "" for view in VIEWS] == [row["error"] != ""] * len(VIEWS)
+
+
+def test_what_is_measured_is_what_is_served(evaluated: Path, labelled: Path) -> None:
+    rows = [row for row in predictions_of(evaluated) if not row["error"]][:3]
+    blobs = [(labelled / row["path"]).read_bytes() for row in rows]
+    answers = Pipeline.from_file(CHECKPOINT).predict(blobs)
+    for row, answer in zip(rows, answers, strict=True):
+        assert isinstance(answer, Verdict)
+        views = [float(row[view]) for view in VIEWS]
+        assert views == pytest.approx(answer.worst.views, abs=1e-4)
+
+
+def test_figures_agree_with_the_predictions(evaluated: Path) -> None:
+    report = report_of(evaluated)
+    rows = [row for row in predictions_of(evaluated) if not row["error"]]
+    for name, section in (*report["sources"].items(), ("", report["overall"])):
+        chosen = [row for row in rows if name in ("", row["source"])]
+        labels = np.array([row["label"] == "fake" for row in chosen])
+        p_fake = np.array([p_fake_of(row) for row in chosen])
+        found = section["scores"]
+        assert (section["real"], section["fake"]) == ((~labels).sum(), labels.sum())
+        assert found["accuracy"] == pytest.approx(np.mean((p_fake > 0.5) == labels))
+        if name == "fakes":  # one class: there is no curve
+            assert found["roc_auc"] is found["eer"] is None
+            assert section["intervals"]["roc_auc"] == [None, None]
+            continue
+        assert found["roc_auc"] == pytest.approx(metrics.roc_auc_score(labels, p_fake))
+        assert found["ap"] == pytest.approx(metrics.average_precision_score(labels, p_fake))
+        table_ = metrics.confusion_matrix(labels, p_fake > 0.5)
+        assert section["confusion"] == table_.tolist()
+        for low, high in section["intervals"].values():
+            assert 0 <= low <= high <= 1
+    assert report["mean_over_sources"]["scores"] == report["sources"]["mixed"]["scores"]
+    assert report["photos"] == 12
+    assert report["unanswered"] == {"mixed": {"no_face": 1}, "fakes": {"bad_data": 1}}
+    assert report["run"]["checkpoint"] == Pipeline.from_file(CHECKPOINT).checkpoint.sha256
+
+
+def test_the_report_shows_the_figures(evaluated: Path) -> None:
+    text, report = (evaluated / "evaluation.md").read_text(), report_of(evaluated)
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "|" in line}
+    assert {"mixed", "fakes", "**mean over sources**", "all together"} <= set(lines)
+    rows = [line for line in text.splitlines() if line.startswith("| mixed |")]
+    assert f"{report['sources']['mixed']['scores']['roc_auc']:.3f} (" in rows[0]
+    (tn, fp), (fn, tp) = report["sources"]["mixed"]["confusion"]
+    assert rows[1] == f"| mixed | {tn} | {fp} | {fn} | {tp} |"
+    assert "n/a" in next(line for line in text.splitlines() if line.startswith("| fakes |"))
+    assert "nan" not in text
+    assert "fakes: 1 bad_data; mixed: 1 no_face" in text
+
+
+def test_the_report_has_its_picture(evaluated: Path) -> None:
+    with Image.open(evaluated / "evaluation.png") as picture:
+        colours = picture.convert("RGB").getcolors(maxcolors=1_000_000)
+        assert picture.width > 1.5 * picture.height > 300  # two side by side
+    assert colours is not None
+    assert len(colours) > 20
+
+
+def test_an_evaluation_that_was_cut_off_goes_on(
+    command: Command, evaluated: Path, labelled: Path, tmp_path: Path
+) -> None:
+    """What is there is taken as it is: one answer is changed, to tell."""
+    out = shutil.copytree(evaluated, tmp_path / "out")
+    lines = (out / "predictions.csv").read_text().splitlines(keepends=True)
+    first = lines[2].split(",")
+    lines[2] = ",".join([*first[:3], "0.125", "0.25", "0.5", first[6]])
+    (out / "predictions.csv").write_text("".join(lines[:-3]))
+    status, _, _ = command("training.evaluate", "--data", labelled, "--out", out, "--rounds", 30)
+    assert status == 0
+    before, after = predictions_of(evaluated), predictions_of(out)
+    assert after[0] == before[0] | dict(zip(VIEWS, ("0.125", "0.25", "0.5"), strict=True))
+    assert [row["path"] for row in after] == [row["path"] for row in before]
+    for old, new in zip(before[1:], after[1:], strict=True):
+        assert new["error"] == old["error"]
+        assert p_fake_of(new) == pytest.approx(p_fake_of(old), abs=1e-4, nan_ok=True)
+
+
+def test_another_checkpoint_is_measured_anew(
+    command: Command,
+    evaluated: Path,
+    labelled: Path,
+    tmp_path: Path,
+    make_checkpoint: Callable[..., Checkpoint],
+) -> None:
+    out = shutil.copytree(evaluated, tmp_path / "out")
+    save(tmp_path / "other.pth", make_checkpoint())
+    options = ("--data", labelled, "--out", out, "--checkpoint", tmp_path / "other.pth")
+    assert command("training.evaluate", *options, "--rounds", 5)[0] == 0
+    before, after = predictions_of(evaluated), predictions_of(out)
+    assert len(after) == len(before)
+    assert all(
+        p_fake_of(new) != p_fake_of(old)
+        for old, new in zip(before, after, strict=True)
+        if not old["error"]
+    )

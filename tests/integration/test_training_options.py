@@ -1,0 +1,116 @@
+"""Options that say what is trained on and how: what each changes in the run and its checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepfake.checkpoint import load
+from deepfake.model import CBAM
+from deepfake.pipeline import Pipeline, Verdict
+from tests.conftest import ASTRONAUT, sentence
+from tests.integration.conftest import Row, Train, copy_manifest, epochs
+
+LANDMARKS = "25 30 55 30 40 45 28 60 52 60"  # of an upright face in a crop of 80 x 80
+
+
+def number(row: Row) -> int:
+    """Of a crop, counted within its class; 8 and above are for validation."""
+    return int(row["group"].removesuffix(".png").split("-")[1])
+
+
+@pytest.fixture
+def two_sources(face_crops: Path, tmp_path: Path) -> Path:
+    """The crops dealt to two sources; b cannot be trained on, and is labelled the wrong way."""
+
+    def deal(row: Row) -> Row:
+        if number(row) % 2 == 0:
+            return {"source": "a"}
+        if row["split"] == "train":
+            return {"source": "b", "path": "missing.png"}
+        return {"source": "b", "label": "fake" if row["label"] == "real" else "real"}
+
+    return copy_manifest(face_crops, tmp_path / "crops", deal)
+
+
+def test_a_source_that_is_left_out_is_neither_trained_on_nor_chosen_by(
+    train: Train, two_sources: Path, tmp_path: Path
+) -> None:
+    """Its figure is written down all the same: it says how far the detector carries."""
+    options = ("--data", two_sources, "--leave-out", "b", "--epochs", 4)
+    status, said, _ = train(tmp_path / "run", *options)
+    assert status == 0
+    assert "8 train and 8 validation images" in said
+    found = epochs(tmp_path / "run")
+    assert all(row["val_score"] == row["val_auc"]["a"] for row in found)
+    assert any(row["val_auc"]["b"] != row["val_auc"]["a"] for row in found)
+    checkpoint = load(tmp_path / "run" / "saved_model.pth")
+    assert checkpoint.training["train_images"] == 8
+    assert checkpoint.training["options"]["leave_out"] == "b"
+
+
+def test_a_source_that_is_not_there_cannot_be_left_out(
+    train: Train, two_sources: Path, tmp_path: Path
+) -> None:
+    said = sentence(train(tmp_path / "run", "--data", two_sources, "--leave-out", "c"))
+    assert said == "error: --leave-out is c, but the sources are a, b."
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_only_source_cannot_be_left_out(train: Train, tmp_path: Path) -> None:
+    assert "--leave-out is data" in sentence(train(tmp_path, "--leave-out", "data"))
+
+
+def test_training_at_a_smaller_size_leaves_the_size_in_use(train: Train, tmp_path: Path) -> None:
+    for name, options in {"small": ("--train-size", 32), "same": ()}.items():
+        assert train(tmp_path / name, "--epochs", 1, *options)[0] == 0
+    small, same = (load(tmp_path / name / "saved_model.pth") for name in ("small", "same"))
+    assert small.model.image_size == same.model.image_size == 64
+    sizes = [c.training["options"]["train_size"] for c in (small, same)]
+    assert sizes == [32, 64]
+    losses = [epochs(tmp_path / name)[0]["train_loss"] for name in ("small", "same")]
+    assert losses[0] != losses[1]
+
+
+def test_a_network_without_attention_is_trained_and_answers(train: Train, tmp_path: Path) -> None:
+    assert train(tmp_path, "--epochs", 1, "--no-cbam")[0] == 0
+    checkpoint = load(tmp_path / "saved_model.pth")
+    assert not any(isinstance(part, CBAM) for part in checkpoint.model.modules())
+    (answer,) = Pipeline(checkpoint).predict([ASTRONAUT.read_bytes()])
+    assert isinstance(answer, Verdict)
+    assert len(answer.faces) == 1
+
+
+def test_forgeries_are_made_of_crops_with_landmarks(
+    train: Train, face_crops: Path, tmp_path: Path
+) -> None:
+    """Of others, which crops made elsewhere are, there is nothing to forge."""
+    with_landmarks = copy_manifest(
+        face_crops, tmp_path / "crops", lambda row: {"landmarks": LANDMARKS}
+    )
+    losses = []
+    for name, data, forged in (
+        ("none", with_landmarks, 0),
+        ("all", with_landmarks, 1),
+        ("without landmarks", face_crops, 1),
+    ):
+        options = ("--data", data, "--epochs", 1, "--forged", forged)
+        assert train(tmp_path / name, *options)[0] == 0
+        losses.append(epochs(tmp_path / name)[0]["train_loss"])
+    none, every, without_landmarks = losses
+    assert every != none
+    assert without_landmarks == none
+
+
+@pytest.mark.parametrize("option", ["forged", "light", "evenness"])
+@pytest.mark.parametrize("value", ["-0.1", "1.5", "nan"])
+def test_a_share_is_from_0_to_1(train: Train, tmp_path: Path, option: str, value: str) -> None:
+    said = sentence(train(tmp_path / "run", f"--{option}", value))
+    assert said == f"error: --{option} is {value}, not in [0, 1]."
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", ["0", "-32"])
+def test_a_size_to_train_at_is_above_0(train: Train, tmp_path: Path, value: str) -> None:
+    assert f"--train-size is {value}" in sentence(train(tmp_path, "--train-size", value))

@@ -1,0 +1,107 @@
+"""The model card's tables come from results, of the checkpoint at hand and no other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from deepfake.checkpoint import Checkpoint, load, save
+from deepfake.errors import DataError
+from training.card import TABLES, audit_table, facts, filled, take_over
+
+SHA = "ab" * 32
+
+
+def put(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Results of two checkpoints: the robustness is of another one."""
+    put(tmp_path / "runs/evaluation/evaluation.json", {"run": {"checkpoint": SHA}})
+    put(tmp_path / "runs/robustness/robustness.json", {"checkpoint": "cd" * 32})
+    put(tmp_path / "runs/audit.json", {"probe": {}})
+    (tmp_path / "runs/evaluation/evaluation.png").write_bytes(b"picture")
+    return tmp_path / "runs"
+
+
+def test_results_of_another_checkpoint_are_not_taken_over(runs: Path, tmp_path: Path) -> None:
+    found = take_over(runs, tmp_path / "kept", SHA)
+    assert set(found) == {"evaluation", "audit"}
+    assert {p.name for p in (tmp_path / "kept").iterdir()} == {
+        "evaluation.json",
+        "evaluation.png",
+        "audit.json",
+    }
+
+
+def test_what_was_kept_stays_when_the_runs_are_gone(runs: Path, tmp_path: Path) -> None:
+    before = take_over(runs, tmp_path / "kept", SHA)
+    assert take_over(tmp_path / "nothing", tmp_path / "kept", SHA) == before
+    assert (tmp_path / "kept" / "evaluation.png").read_bytes() == b"picture"
+
+
+def test_a_card_needs_an_evaluation_of_its_checkpoint(runs: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="make evaluate"):
+        take_over(runs, tmp_path / "kept", "cd" * 32)
+
+
+def test_blocks_are_replaced_and_all_else_stays() -> None:
+    card = "Words.\n<!-- begin a -->\nold\n<!-- end a -->\nMore \\1 words.\n"
+    once = filled(card, {"a": "new \\1 table\n"})
+    assert once == "Words.\n<!-- begin a -->\nnew \\1 table\n<!-- end a -->\nMore \\1 words.\n"
+    assert filled(once, {"a": "new \\1 table"}) == once
+
+
+def test_a_card_without_a_place_is_refused() -> None:
+    with pytest.raises(DataError, match="begin b"):
+        filled("<!-- begin a --><!-- end a -->", {"b": "text"})
+
+
+def test_facts_are_those_of_the_checkpoint(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    training = {"options": {"epochs": 7, "lr": 0.25}, "epoch": 3, "train_images": 1234}
+    save(
+        tmp_path / "a.pth",
+        replace(make_checkpoint(image_size=64), temperature=0.125, training=training),
+    )
+    checkpoint = load(tmp_path / "a.pth")
+    text = facts(checkpoint, tmp_path / "a.pth")
+    for part in (checkpoint.sha256, "`a.pth`", "64 x 64", "0.125", "1234", "3 of 7", "lr 0.25"):
+        assert part in text
+
+
+def test_the_audits_table_names_the_best_single_trait() -> None:
+    text = audit_table(
+        {
+            "images": 9,
+            "probe": {"x": {"all": 0.75, "width": 0.5, "red": 0.625}},
+            "near_duplicates": [["a", "b", 3]],
+            "groups_across_splits": [],
+        }
+    )
+    assert "| x | 0.750 | red, 0.625 |" in text
+    assert "1 pairs of near-duplicates and 0 groups" in text
+
+
+def test_the_committed_card_is_as_the_committed_results_make_it() -> None:
+    """Nothing between the marks was typed by hand, and all of it is of this checkpoint."""
+    root = Path(__file__).resolve().parents[2]
+    checkpoint = load(root / "saved_model.pth")
+    card = (root / "MODEL_CARD.md").read_text(encoding="utf-8")
+    blocks = {name: "Not measured for this checkpoint." for name in TABLES}
+    for name, table in TABLES.items():
+        path = root / "docs" / "evaluation" / f"{name}.json"
+        if path.is_file():
+            blocks[name] = table(json.loads(path.read_text(encoding="utf-8")))
+    blocks["facts"] = facts(checkpoint, root / "saved_model.pth")
+    assert filled(card, blocks) == card
+    evaluation = json.loads((root / "docs/evaluation/evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation["run"]["checkpoint"] == checkpoint.sha256

@@ -1,0 +1,150 @@
+"""Fakes forged from real faces: what they change, what they leave alone, and who is used."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from deepfake.faces import Face, crop_square
+from training.data import Sample, read_image
+from training.forgeries import Forger, Points, _similarity, part_swap, self_blend
+
+Portrait = tuple[Image.Image, Points]
+
+
+@pytest.fixture(scope="module")
+def portraits(fake_faces: list[tuple[Image.Image, Face]]) -> list[Portrait]:
+    """Crops of faces with their landmarks."""
+    found = []
+    for photo, face in fake_faces:
+        x, y, side = crop_square(photo.size, face.box)
+        crop = photo.crop((x, y, x + side, y + side))
+        found.append((crop, np.array(face.landmarks) - (x, y)))
+    return found
+
+
+def changed(before: Image.Image, after: Image.Image) -> NDArray[np.bool_]:
+    """Where two pictures differ by more than a trace."""
+    assert before.size == after.size
+    assert after.mode == "RGB"
+    difference = np.abs(np.asarray(before).astype(int) - np.asarray(after).astype(int))
+    mask: NDArray[np.bool_] = difference.max(axis=2) > 6
+    return mask
+
+
+def random(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_a_part_swap_changes_the_face_and_not_what_is_around_it(
+    portraits: list[Portrait],
+) -> None:
+    for seed, (crop, points) in enumerate(portraits):
+        donor, donor_points = portraits[(seed + 1) % len(portraits)]
+        mask = changed(crop, part_swap(crop, points, donor, donor_points, random(seed)))
+        middle, reach = points.mean(axis=0), 2.2 * np.hypot(*(points[1] - points[0]))
+        rows, columns = np.nonzero(mask)
+        assert 0.005 < mask.mean() < 0.5
+        assert np.hypot(columns - middle[0], rows - middle[1]).max() < reach
+
+
+def test_a_part_swap_brings_the_donors_part_to_its_place(portraits: list[Portrait]) -> None:
+    """A donor of one colour shows where its parts end up: on the face's own landmarks."""
+    crop, points = portraits[0]
+    blue = Image.new("RGB", (300, 300), (0, 0, 255))
+    elsewhere = points * 0.5 + 80
+    places = set()
+    for seed in range(40):
+        mask = changed(crop, part_swap(crop, points, blue, elsewhere, random(seed)))
+        near = [mask[round(y) - 3 : round(y) + 4, round(x) - 3 : round(x) + 4] for x, y in points]
+        places |= {i for i, patch in enumerate(near) if patch.mean() > 0.5}
+    assert places == {0, 1, 2, 3, 4}
+
+
+def test_a_face_swapped_with_itself_stays_as_it_is(portraits: list[Portrait]) -> None:
+    """The landmarks are laid over one another exactly, and colours already match."""
+    crop, points = portraits[0]
+    for seed in range(10):
+        assert changed(crop, part_swap(crop, points, crop, points, random(seed))).mean() < 0.001
+
+
+@pytest.mark.parametrize("angle", [0, 0.4, -1.2, math.pi])
+def test_landmarks_are_laid_over_one_another(angle: float) -> None:
+    points = random(1).uniform(0, 200, (5, 2))
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    moved = 1.7 * points @ turn.T + (30, -12)
+    a, b, c, d, e, f = _similarity(points, moved)
+    found = points @ np.array([[a, d], [b, e]]) + (c, f)
+    np.testing.assert_allclose(found, moved, atol=1e-9)
+
+
+def test_a_self_blend_is_the_same_face_with_a_seam(portraits: list[Portrait]) -> None:
+    """Inside or outside the seam the picture is another; it still looks alike as a whole."""
+    for seed, (crop, points) in enumerate(portraits):
+        blended = self_blend(crop, points, random(seed))
+        assert changed(crop, blended).mean() > 0.01
+        a, b = (np.asarray(i.convert("L")).astype(float).ravel() for i in (crop, blended))
+        assert np.corrcoef(a, b)[0, 1] > 0.8
+
+
+def test_the_same_generator_gives_the_same_forgery(portraits: list[Portrait]) -> None:
+    (crop, points), (donor, donor_points) = portraits[:2]
+    swaps = [part_swap(crop, points, donor, donor_points, random(s)).tobytes() for s in (1, 1, 2)]
+    blends = [self_blend(crop, points, random(s)).tobytes() for s in (1, 1, 2)]
+    for first, again, other in (swaps, blends):
+        assert first == again
+        assert first != other
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        np.full((5, 2), 40.0),  # all in one place
+        np.array([[-30, -30], [300, -20], [150, 400], [-50, 500], [320, 520]], dtype=float),
+        np.array([[60, 50], [61, 50], [60, 70], [60, 90], [61, 90]], dtype=float),  # a profile
+    ],
+)
+def test_odd_landmarks_still_give_a_picture(portraits: list[Portrait], points: Points) -> None:
+    donor, donor_points = portraits[1]
+    crop = portraits[0][0].resize((100, 100))
+    for seed in range(10):
+        assert part_swap(crop, points, donor, donor_points, random(seed)).size == (100, 100)
+        assert part_swap(donor, donor_points, crop, points, random(seed)).size == donor.size
+        assert self_blend(crop, points, random(seed)).size == (100, 100)
+
+
+@pytest.fixture
+def samples(portraits: list[Portrait], tmp_path: Path) -> list[Sample]:
+    """Two reals of a, one real without landmarks and one fake of b."""
+    made = []
+    for i, (label, source, known) in enumerate(
+        [(0, "a", True), (0, "a", True), (0, "b", False), (1, "b", True)]
+    ):
+        crop, points = portraits[i]
+        path = tmp_path / f"{i}.png"
+        crop.save(path)
+        landmarks = tuple(points.ravel().tolist()) if known else ()
+        made.append(Sample(path, path.name, label, source, landmarks=landmarks))
+    return made
+
+
+def test_only_reals_with_landmarks_are_forged(samples: list[Sample]) -> None:
+    forger = Forger(samples)
+    sizes = {read_image(s.path).size for s in samples[:2]}
+    for seed in range(10):
+        made = forger.make("a", random(seed))
+        assert made is not None
+        assert made.size in sizes
+    assert forger.make("b", random(0)) is None
+    assert forger.make("unknown", random(0)) is None
+
+
+def test_a_source_with_one_face_can_be_forged_too(samples: list[Sample]) -> None:
+    forger = Forger(samples[:1])
+    for seed in range(10):
+        assert forger.make("a", random(seed)) is not None

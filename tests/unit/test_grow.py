@@ -1,0 +1,127 @@
+"""A larger network that begins by answering as the smaller one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deepfake.checkpoint import load
+from deepfake.errors import DataError
+from deepfake.model import DeepfakeDetector
+from tests.conftest import FAKES, ROOT, TINY, Ended
+from training.grow import copies, grow, shares
+
+LITE0 = "tf_efficientnet_lite0"
+
+
+@pytest.fixture(scope="module")
+def small() -> DeepfakeDetector:
+    """A trained one: random weights answer the same to everything."""
+    model = load(ROOT / "saved_model.pth").model
+    if model.backbone_name != LITE0:
+        pytest.skip("the shipped network is not the small one")
+    return model
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Tensor:
+    """Photos as they are, uint8 (12, 3, 128, 128): whether they show faces does not matter."""
+    photos = [np.asarray(Image.open(p).convert("RGB").resize((128, 128))) for p in FAKES]
+    return torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)
+
+
+@torch.inference_mode()
+def odds(model: DeepfakeDetector, pixels: Tensor) -> Tensor:
+    logits = model.eval()(model.preprocess(pixels))
+    return logits[:, 1] - logits[:, 0]
+
+
+def test_a_network_of_the_same_kind_answers_exactly_as_before(
+    small: DeepfakeDetector, pixels: Tensor
+) -> None:
+    """Lite1 is deeper than Lite0, with the same activation and no squeeze-and-excitation."""
+    large = grow(small, "tf_efficientnet_lite1")
+    assert len(large.state_dict()) > len(small.state_dict())
+    expected = odds(small, pixels)
+    assert float(expected.std()) > 0.2
+    torch.testing.assert_close(odds(large, pixels), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_wider_one_does_too(small: DeepfakeDetector, pixels: Tensor) -> None:
+    """Lite2 is wider as well, so that channels are copied."""
+    large = grow(small, "tf_efficientnet_lite2")
+    torch.testing.assert_close(odds(large, pixels), odds(small, pixels), atol=1e-2, rtol=1e-2)
+
+
+def test_b0_grows_into_b4(pixels: Tensor) -> None:
+    """With squeeze-and-excitation in every block; timm has no shortcut in B0 that B4 lacks."""
+    torch.manual_seed(0)
+    b0 = DeepfakeDetector("efficientnet_b0", 128)
+    with torch.no_grad():  # as drawn, it answers nearly the same to everything
+        b0.head[0].weight.mul_(40)
+        for part in b0.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.momentum = None  # the mean over all batches, of which there is one
+        b0.train()(b0.preprocess(pixels))
+    b4 = grow(b0, "efficientnet_b4")
+    assert b4.channels == 1792
+    expected = odds(b0, pixels)
+    assert float(expected.std()) > 0.05
+    torch.testing.assert_close(odds(b4, pixels), expected, atol=1e-2, rtol=1e-2)
+
+
+def test_a_lite_network_carries_its_kernels_into_b0(small: DeepfakeDetector) -> None:
+    """All but the answers: it has to be trained again."""
+    b0 = grow(small, "efficientnet_b0")
+    ours, theirs = small.state_dict(), b0.state_dict()
+    alike = [k for k in ours if torch.equal(ours[k], theirs[k])]
+    kernels = [k for k in ours if ours[k].ndim == 4 and k.startswith("backbone.blocks")]
+    assert set(kernels) <= set(alike)
+
+
+def test_copies_of_a_channel_learn_different_things(
+    small: DeepfakeDetector, pixels: Tensor
+) -> None:
+    large = grow(small, "tf_efficientnet_lite2").train()
+    logits = large(large.preprocess(pixels))
+    (logits[:, 1] - logits[:, 0]).sum().backward()
+    stage = large.backbone.blocks[2][0].conv_pwl.weight  # type: ignore[union-attr,index]
+    gradient, width = stage.grad, small.backbone.blocks[2][0].conv_pwl.out_channels  # type: ignore
+    copied = gradient[width:]
+    assert len(copied) > 0
+    assert not torch.allclose(copied, gradient[: len(copied)], rtol=1e-2)
+
+
+def test_shares_of_a_channels_copies_sum_to_one() -> None:
+    given = copies(3, 8)
+    assert given.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    share = shares(given, 5, torch.Generator().manual_seed(0))[:, :, 0, 0]
+    assert (share > 0).all()
+    for channel in range(3):
+        torch.testing.assert_close(share[:, given == channel].sum(dim=1), torch.ones(5))
+    assert len(share[:, 0].unique()) == 5  # another one for every output
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", TINY])
+def test_what_cannot_be_grown_into_is_refused(backbone: str, small: DeepfakeDetector) -> None:
+    with pytest.raises(DataError, match=f"cannot be grown into {backbone}"):
+        grow(small, backbone)
+
+
+def test_the_program_writes_a_start_for_training(
+    small: DeepfakeDetector, tmp_path: Path, command: Callable[..., Ended]
+) -> None:
+    out = tmp_path / "grown.pth"
+    options = ("--init", ROOT / "saved_model.pth", "--backbone", "tf_efficientnet_lite1")
+    status, said, _ = command("training.grow", *options, "--out", out)
+    assert status == 0
+    assert said == f"{LITE0} -> tf_efficientnet_lite1: {out}\n"
+    grown = load(out)
+    assert grown.model.backbone_name == "tf_efficientnet_lite1"
+    assert not grown.operating_points  # they were the small network's

@@ -1,0 +1,121 @@
+"""Everyday treatments of a photo, and the figures made of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepfake.errors import BrokenImage, DataError
+from training.data import Sample, limited_per_cell
+from training.report import Result
+from training.robustness import TREATMENTS, figures, markdown, treated
+
+
+def values(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(float)
+
+
+def test_every_treatment_gives_the_same_picture_each_time(astronaut: Image.Image) -> None:
+    for name, treat in TREATMENTS.items():
+        first, again = treat(astronaut), treat(astronaut)
+        assert first.mode == "RGB", name
+        assert first.tobytes() == again.tobytes(), name
+        assert (first.tobytes() == astronaut.tobytes()) is (name == "as it is"), name
+
+
+def test_treatments_do_what_they_are_called(astronaut: Image.Image) -> None:
+    plain = values(astronaut)
+
+    def of(name: str) -> np.ndarray:
+        return values(TREATMENTS[name](astronaut))
+
+    def error(name: str) -> float:
+        return float(np.abs(of(name) - plain).mean())
+
+    assert error("JPEG quality 90") < error("JPEG quality 50") < error("JPEG quality 30")
+    assert TREATMENTS["size x 0.25"](astronaut).size == (128, 128)
+    assert of("brightness x 0.6").mean() == pytest.approx(0.6 * plain.mean(), rel=0.02)
+    assert (of("noise 10") - plain).std() == pytest.approx(10, rel=0.15)  # some is clipped
+
+    def detail(a: np.ndarray) -> float:
+        return float(np.abs(np.diff(a, axis=1)).mean())
+
+    assert detail(of("blur 2 px")) < detail(of("blur 1 px")) < detail(plain)
+    warm = of("colour grade").mean(axis=(0, 1)) / plain.mean(axis=(0, 1))
+    assert warm[0] > warm[2]
+
+
+def test_a_screenshot_shows_the_photo_larger_and_framed(
+    astronaut: Image.Image, detector: Callable[[Image.Image], list[object]]
+) -> None:
+    page = TREATMENTS["screenshot"](astronaut)
+    assert page.width > 1.4 * astronaut.width
+    assert len(detector(page)) == 1
+
+
+def test_a_file_that_gives_no_picture_is_passed_on_as_its_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    sample = Sample(tmp_path / "a.jpg", "a.jpg", 0)
+    assert isinstance(treated(sample, TREATMENTS["blur 1 px"]), BrokenImage)
+    missing = Sample(tmp_path / "b.jpg", "b.jpg", 0)
+    assert isinstance(treated(missing, TREATMENTS["blur 1 px"]), DataError)
+
+
+def answer(source: str, label: int, p_fake: float | None) -> Result:
+    name = f"{source}-{label}-{p_fake}"
+    return Result(
+        Sample(Path(name), name, label, source, group=name), () if p_fake is None else (p_fake,)
+    )
+
+
+@pytest.fixture
+def results() -> list[Result]:
+    """Source a: one of four reals above 0.5, both fakes above; b: told the wrong way round."""
+    return [
+        *(answer("a", 0, p) for p in (0.1, 0.2, 0.3, 0.7)),
+        *(answer("a", 1, p) for p in (0.6, 0.9)),
+        answer("b", 0, 0.8),
+        answer("b", 1, 0.3),
+        answer("b", 1, None),
+    ]
+
+
+def test_shares_are_per_source_then_their_mean(results: list[Result]) -> None:
+    found = figures(results, threshold=0.5, rounds=50)
+    assert found["sources"]["roc_auc"] == {"a": pytest.approx(7 / 8), "b": 0}
+    assert found["sources"]["false_positive_rate"] == {"a": 0.25, "b": 1}
+    assert found["sources"]["recall"] == {"a": 1, "b": 0}
+    assert found["mean"]["false_positive_rate"]["value"] == pytest.approx(0.625)
+    low, high = found["mean"]["false_positive_rate"]["interval"]
+    assert low < 0.625 < high
+    assert (found["photos"], found["unanswered"]) == (9, 1)
+
+
+def test_the_table_has_a_row_for_each_treatment(results: list[Result]) -> None:
+    rows = {name: figures(results, 0.5, 20) for name in ("as it is", "blur 1 px")}
+    text = markdown(
+        {"checkpoint": "ab" * 32, "split": "test", "threshold": 0.5, "treatments": rows}
+    )
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    assert [line.split("|")[1].strip() for line in lines] == ["treatment", "as it is", "blur 1 px"]
+    assert "0.625 (" in lines[1]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_as_many_are_taken_of_each_source_and_class() -> None:
+    samples = [
+        Sample(Path("a"), f"{source}-{label}-{i}", label, source)
+        for source, label, count in (("a", 0, 30), ("a", 1, 4), ("b", 0, 9))
+        for i in range(count)
+    ]
+    kept = limited_per_cell(samples, 6, seed=0)
+    counts = [
+        sum(s.source == c and s.label == y for s in kept) for c, y in (("a", 0), ("a", 1), ("b", 0))
+    ]
+    assert counts == [6, 4, 6]
+    assert kept == limited_per_cell(samples, 6, seed=0) != limited_per_cell(samples, 6, seed=1)
+    assert limited_per_cell(samples, 0, seed=0) == samples

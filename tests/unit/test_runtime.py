@@ -1,0 +1,110 @@
+"""The same network in either runtime gives the same answers, on real crops."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from deepfake.checkpoint import Checkpoint, load
+from deepfake.errors import CheckpointError
+from deepfake.faces import Face, crop_face
+from deepfake.model import DeepfakeDetector
+from deepfake.runtime import (
+    TOLERANCE,
+    OpenVinoRuntime,
+    Runtime,
+    converted,
+    make_runtime,
+    openvino_runtime,
+)
+from deepfake.views import make_views, to_pixels
+from tests.conftest import ROOT, TINY
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return load(ROOT / "saved_model.pth")
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: Checkpoint) -> DeepfakeDetector:
+    return checkpoint.model
+
+
+@pytest.fixture(scope="module")
+def pixels(model: DeepfakeDetector, fake_faces: list[tuple[Image.Image, Face]]) -> Tensor:
+    """The three views of every fixture's face."""
+    crops = [crop_face(photo, face.box) for photo, face in fake_faces]
+    stacked = torch.stack([to_pixels(crop, model.image_size) for crop in crops])
+    return make_views(stacked).flatten(0, 1)
+
+
+def p_fake(runtime: Runtime, pixels: Tensor, temperature: float) -> Tensor:
+    logits = runtime(pixels)
+    assert logits.shape == (len(pixels), 2)
+    assert logits.dtype == torch.float32
+    return (logits / temperature).softmax(dim=1)[:, 1]
+
+
+def test_float32_answers_as_pytorch_does(checkpoint: Checkpoint, pixels: Tensor) -> None:
+    model, temperature = checkpoint.model, checkpoint.temperature
+    expected = p_fake(make_runtime(model, CPU, "torch"), pixels, temperature)
+    given = p_fake(OpenVinoRuntime(converted(model), "f32"), pixels, temperature)
+    torch.testing.assert_close(given, expected, atol=1e-3, rtol=0)
+    assert float(expected.max() - expected.min()) > 0.05  # or any constant would do
+
+
+def test_what_auto_takes_answers_nearly_so_and_labels_alike(
+    checkpoint: Checkpoint, pixels: Tensor
+) -> None:
+    model, temperature = checkpoint.model, checkpoint.temperature
+    expected = p_fake(make_runtime(model, CPU, "torch"), pixels, temperature)
+    taken = make_runtime(model, CPU, temperature=temperature)
+    given = p_fake(taken, pixels, temperature)
+    assert taken.name in ("openvino bf16", "openvino f32")
+    torch.testing.assert_close(given, expected, atol=TOLERANCE, rtol=0)
+    clear = (expected - 0.5).abs() > TOLERANCE
+    assert ((given > 0.5) == (expected > 0.5))[clear].all()
+
+
+def test_float32_is_taken_where_bfloat16_would_change_the_answers(model: DeepfakeDetector) -> None:
+    """The lower the temperature, the more a trace of a difference weighs."""
+    assert openvino_runtime(model, temperature=0.1).name == "openvino f32"
+
+
+def test_auto_is_pytorch_without_openvino(
+    model: DeepfakeDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert make_runtime(model, CPU).name == "torch f32"
+    with pytest.raises(CheckpointError, match="not installed"):
+        make_runtime(model, CPU, "openvino")
+
+
+def test_a_runtime_that_cannot_be_had_is_refused(model: DeepfakeDetector) -> None:
+    with pytest.raises(CheckpointError, match="'onnx' is unknown, only auto, openvino, torch are"):
+        make_runtime(model, CPU, "onnx")
+    with pytest.raises(CheckpointError, match="CPU only"):
+        make_runtime(model, torch.device("cuda"), "openvino")
+
+
+def test_openvino_reports_nothing_about_its_use() -> None:
+    """Its telemetry package, which asks a server on import, is never loaded."""
+    code = (
+        "import sys, torch\n"
+        "from deepfake.model import DeepfakeDetector\n"
+        "from deepfake.runtime import make_runtime\n"
+        f"make_runtime(DeepfakeDetector({TINY!r}, 64).eval(), torch.device('cpu'), 'openvino')\n"
+        "assert 'openvino' in sys.modules\n"
+        "print(sys.modules['openvino_telemetry'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "None", done.stdout + done.stderr

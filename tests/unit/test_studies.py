@@ -1,0 +1,75 @@
+"""Which runs a study consists of, and what is made of their answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepfake.errors import DataError
+from training.data import Sample
+from training.report import Result
+from training.studies import ABLATIONS, BASE, ablation_row, arms_of, leave_one_out_row, markdown
+
+
+def answers(p_fakes: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]) -> list[Result]:
+    """Results of given P(fake): by source, those of its reals and of its fakes."""
+    return [
+        Result(Sample(Path("a"), f"{s}{label}{i}", label, s, group=f"{s}{label}{i}"), (p,))
+        for s, classes in p_fakes.items()
+        for label, values in enumerate(classes)
+        for i, p in enumerate(values)
+    ]
+
+
+def test_every_source_is_left_out_once_for_each_recipe() -> None:
+    arms = arms_of("leave-one-out", ["a", "b"], ["plain", "+ forgeries"])
+    assert [(arm.name, arm.left_out) for arm in arms] == [
+        ("plain", "a"),
+        ("plain", "b"),
+        ("+ forgeries", "a"),
+        ("+ forgeries", "b"),
+    ]
+    assert len({arm.folder for arm in arms}) == 4
+
+
+def test_an_ablation_changes_one_part_at_a_time() -> None:
+    arms = arms_of("ablation", ["a", "b"], [])
+    assert [arm.name for arm in arms] == list(ABLATIONS)
+    assert {arm.left_out for arm in arms} == {""}
+    assert len({arm.folder for arm in arms}) == len(arms)
+    assert ABLATIONS[BASE] == ()
+
+
+def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(DataError, match="without CBAM"):
+        arms_of("ablation", ["a"], ["nonsense"])
+
+
+def test_what_a_part_is_worth_is_counted_on_the_same_photos() -> None:
+    base = answers({"a": ((0.1, 0.2, 0.3, 0.4), (0.6, 0.7, 0.8, 0.9)), "b": ((0.1,), (0.9,))})
+    worse = answers({"a": ((0.1, 0.2, 0.3, 0.8), (0.6, 0.7, 0.4, 0.9)), "b": ((0.1,), (0.9,))})
+    row = ablation_row(worse, base, rounds=50)
+    assert row["mean"]["accuracy"]["value"] == pytest.approx((6 / 8 + 1) / 2)
+    assert row["mean"]["loss/accuracy"]["value"] == pytest.approx((2 / 8 + 0) / 2)
+    assert row["mean"]["loss/roc_auc"]["value"] == pytest.approx((3 / 16 + 0) / 2)
+    low, high = row["mean"]["loss/accuracy"]["interval"]
+    assert 0 <= low < 0.125 < high
+    same = ablation_row(base, base, rounds=20)
+    assert same["mean"]["loss/roc_auc"]["interval"] == (0, 0)
+
+
+def test_the_tables_leave_a_gap_where_a_run_is_still_to_come() -> None:
+    row = leave_one_out_row(answers({"a": ((0.1, 0.6), (0.5, 0.9))}), rounds=50)
+    assert row["roc_auc"] == pytest.approx(0.75)
+    report = {
+        "options": ["--epochs", "2"],
+        "leave-one-out": {"plain": {"a": row, "b": row}, "+ forgeries": {"a": row}},
+    }
+    lines = markdown(report).splitlines()
+    plain = next(line for line in lines if line.startswith("| plain"))
+    partial = next(line for line in lines if line.startswith("| + forgeries"))
+    assert plain.rstrip("| ").endswith("0.750")
+    assert partial.count("|") == plain.count("|")
+    assert partial.rstrip().endswith("|  |  |")
+    assert "`--epochs 2`" in lines[-1]
