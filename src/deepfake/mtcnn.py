@@ -31,7 +31,6 @@ STRIDE = 2  # pixels between two such positions
 STEP = 0.709  # from one level of the pyramid to the next: half of the area
 THRESHOLDS = (0.6, 0.7, 0.7)  # score a box needs to pass each network
 CHUNK = 256  # patches that go through a network at once; bounds the memory
-MAX_PIXELS = (2**31 - 1) // 255  # of a picture, or its sums overflow
 
 
 class Cascade:
@@ -52,7 +51,7 @@ class Cascade:
         """The faces of a picture.
 
         Args:
-            pixels: RGB, uint8 (H, W, 3), at most ``MAX_PIXELS``.
+            pixels: RGB, uint8 (H, W, 3).
 
         Returns:
             Boxes (N, 4): left, top, right, bottom in pixels; scores (N,) in [0, 1]; landmarks
@@ -119,10 +118,12 @@ class _Patches(nn.Module):
 
 
 def summed_area_table(pixels: NDArray[np.uint8]) -> Table:
-    """uint8 (H, W, 3) -> int32 (H + 1, W + 1, 3): the sum of all pixels above and left of each."""
+    """uint8 (H, W, 3) -> int32 (H + 1, W + 1, 3): the sum of all pixels above and left of each.
+
+    Beyond 8 million pixels the sums wrap round. Their differences are right all the same, as long
+    as each is the sum of fewer pixels than that.
+    """
     height, width, channels = pixels.shape
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"{width} x {height} pixels are too many to be summed in 32 bits")
     table = np.zeros((height + 1, width + 1, channels), dtype=np.int32)
     np.cumsum(pixels, axis=0, dtype=np.int32, out=table[1:, 1:])
     np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])

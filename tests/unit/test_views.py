@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import colorsys
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional
 
 from deepfake.faces import Face
 from deepfake.views import VIEWS, make_views, to_pixels
@@ -71,3 +74,31 @@ def test_jitter_shifts_the_colours_a_little(pixels: Tensor) -> None:
     for before, after in zip(pixels.float(), jitter.float(), strict=True):
         together = torch.corrcoef(torch.stack([before.flatten(), after.flatten()]))[0, 1]
         assert together > 0.95
+
+
+def test_jitter_is_near_what_torchvision_does_step_by_step(pixels: Tensor) -> None:
+    """Which turns hues in HSV, keeping the largest channel instead of the brightness."""
+    x = functional.adjust_brightness(pixels, 1.1)
+    x = functional.adjust_contrast(x, 1.1)
+    x = functional.adjust_saturation(x, 0.9)
+    expected = functional.adjust_hue(x, 0.02).float()
+    gap = (make_views(pixels)[:, 2].float() - expected).abs().mean()
+    assert gap < 0.3 * (pixels.float() - expected).abs().mean()
+
+
+def test_jitter_of_a_grey_picture_is_grey_and_brighter() -> None:
+    grey = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
+    assert make_views(grey)[0, 2].unique().tolist() == [110]
+
+
+def test_jitter_turns_hues_and_keeps_the_brightness_of_colours() -> None:
+    colours = torch.tensor([[160, 90, 90], [90, 160, 90], [90, 90, 160]], dtype=torch.uint8)
+    picture = colours.T.reshape(1, 3, 3, 1).contiguous()
+    before, after = (v[:, :, 0].numpy() / 255 for v in (picture[0], make_views(picture)[0, 2]))
+    weights = np.array([0.299, 0.587, 0.114])
+    mean = 1.1 * (weights @ before).mean()
+    expected = mean + 1.1 * (1.1 * weights @ before - mean)
+    np.testing.assert_allclose(weights @ after, expected, atol=0.003)
+    for old, new in zip(before.T, after.T, strict=True):
+        turned = (colorsys.rgb_to_hsv(*new)[0] - colorsys.rgb_to_hsv(*old)[0] + 0.5) % 1 - 0.5
+        assert 0.005 < turned < 0.035

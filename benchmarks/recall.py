@@ -1,0 +1,134 @@
+"""How many faces are still found on the reduced copy that the detector looks at.
+
+Makes photos of 12 megapixels with one to eight faces each, from 2.5 % to 40 % of the longer side,
+and compares with MTCNN on all pixels, its smallest face 20 pixels wide, as the reference pipeline
+has it. What is chosen by this are ``DETECT_SIDE`` and ``MIN_FACE`` of src/deepfake/faces.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from PIL import Image, ImageEnhance, ImageFilter
+from tqdm import tqdm
+
+from benchmarks.scenes import FIXTURES
+from deepfake.faces import DETECT_SIDE, Face, FaceDetector
+from training.cli import check_numbers, parser, run
+from training.data import LABELS, read_samples
+
+SIZE = (4000, 3000)
+SHARES = (0.025, 0.05, 0.1, 0.2, 0.4)  # bounds of the bands: width of the face / longer side
+SIDES = (500, 640, 800, 1000, 1280, 2000)
+Box = tuple[float, float, float, float]
+Portrait = tuple[Image.Image, Box]
+
+
+def portraits(paths: list[Path], detector: FaceDetector) -> list[Portrait]:
+    """The photos in which exactly one face is found, and where."""
+    kept = []
+    for path in paths:
+        photo = Image.open(path).convert("RGB")
+        faces = detector(photo)
+        if len(faces) == 1:
+            kept.append((photo, faces[0].box))
+    return kept
+
+
+def scene(people: list[Portrait], rng: Generator) -> tuple[Image.Image, list[Box]]:
+    """A photo and its faces: portraits of all sizes before a blurred background, with grain."""
+    backdrop, _ = people[rng.integers(len(people))]
+    photo = backdrop.resize(SIZE).filter(ImageFilter.GaussianBlur(120))
+    taken: list[Box] = []
+    boxes: list[Box] = []
+    for _ in range(int(rng.integers(1, 9))):
+        person, (left, top, right, bottom) = people[rng.integers(len(people))]
+        share = math.exp(rng.uniform(math.log(SHARES[0]), math.log(SHARES[-1])))
+        scale = share * max(SIZE) / (right - left)
+        width, height = round(person.width * scale), round(person.height * scale)
+        x, y = (
+            int(rng.integers(max(1, s - v))) for s, v in zip(SIZE, (width, height), strict=True)
+        )
+        place = (x, y, x + width, y + height)
+        if width > SIZE[0] or height > SIZE[1] or any(overlap(place, other) for other in taken):
+            continue
+        taken.append(place)
+        shown = person.resize((width, height), Image.Resampling.BICUBIC)
+        photo.paste(ImageEnhance.Brightness(shown).enhance(rng.uniform(0.7, 1.2)), (x, y))
+        boxes.append((x + scale * left, y + scale * top, x + scale * right, y + scale * bottom))
+    grain = rng.normal(0, 4, (SIZE[1], SIZE[0], 1)).astype(np.float32)
+    pixels = np.clip(np.asarray(photo, dtype=np.float32) + grain, 0, 255)
+    return Image.fromarray(pixels.astype(np.uint8)), boxes
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    inside = max(0.0, width) * max(0.0, height)
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return inside / (areas - inside)
+
+
+def hits(boxes: list[Box], found: list[Face]) -> Iterator[tuple[int, bool]]:
+    """For each face that is there: its band of sizes, and whether it was found."""
+    for box in boxes:
+        share = (box[2] - box[0]) / max(SIZE)
+        band = min(int(np.searchsorted(SHARES, share, side="right")) - 1, len(SHARES) - 2)
+        yield band, any(overlap(box, face.box) >= 0.5 for face in found)
+
+
+def markdown(found: dict[str, list[tuple[int, bool]]], photos: int) -> str:
+    """Recall of each detector, by the size of the face."""
+    head = [f"{a:.1%} to {b:.1%}" for a, b in pairwise(SHARES)]
+    lines = [
+        f"| faces found, {photos} photos of {SIZE[0]} x {SIZE[1]} | all | {' | '.join(head)} |",
+        "|---" * (len(head) + 2) + "|",
+    ]
+    for name, rows in found.items():
+        groups = [[hit for _, hit in rows]]
+        groups += [[hit for band, hit in rows if band == i] for i in range(len(head))]
+        cells = [f"{sum(g)} of {len(g)}" for g in groups]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    args = parser(__doc__)
+    args.add_argument("--photos", type=int, default=40, help="how many are made")
+    args.add_argument("--data", type=Path, help="take the people from here; default: the fixtures")
+    args.add_argument("--limit", type=int, default=200, help="so many people of --data at most")
+    args.add_argument("--out", type=Path, default=Path("benchmarks/RECALL.md"))
+    opt = args.parse_args()
+    check_numbers(opt, above_zero=("photos", "limit"))
+    if opt.data:
+        reals = [s.path for s in read_samples(opt.data) if LABELS[s.label] == "real"]
+        paths = [reals[i] for i in np.random.default_rng(0).permutation(len(reals))[: opt.limit]]
+    else:
+        paths = sorted(FIXTURES.glob("*.jpg"))
+    people = portraits(paths, FaceDetector())
+    detectors = {
+        f"longer side {side}{', as served' if side == DETECT_SIDE else ''}": FaceDetector(
+            detect_side=side
+        )
+        for side in SIDES
+    }
+    detectors["all pixels (the reference)"] = FaceDetector(detect_side=max(SIZE))
+    found: dict[str, list[tuple[int, bool]]] = {name: [] for name in detectors}
+    rng = np.random.default_rng(0)
+    for _ in tqdm(range(opt.photos), unit="photo"):
+        photo, boxes = scene(people, rng)
+        for name, detector in detectors.items():
+            found[name] += hits(boxes, detector(photo))
+    text = markdown(found, opt.photos)
+    opt.out.write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
