@@ -86,6 +86,16 @@ audit: .venv/ready
 report: .venv/ready
 	$(BIN)/python -m training.card $(ARGS)
 
+## bench: how fast it all is, side by side with others: benchmarks/RESULTS.md; ten quiet minutes
+.PHONY: bench
+bench: .venv/bench model_store/deepfake.mar
+	$(BIN)/python -m benchmarks.recall
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+.venv/bench: .venv/ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
 ## archive: build model_store/deepfake.mar from saved_model.pth
 .PHONY: archive
 archive: model_store/deepfake.mar

@@ -50,4 +50,5 @@ def _recolouring() -> Tensor:
     turn = 2 * math.pi * HUE
     cos, sin = SATURATION * math.cos(turn), SATURATION * math.sin(turn)
     change = torch.tensor([[1.0, 0.0, 0.0], [0.0, cos, sin], [0.0, -sin, cos]])
-    return torch.linalg.inv(TO_YIQ) @ change @ TO_YIQ
+    matrix: Tensor = torch.linalg.inv(TO_YIQ) @ change @ TO_YIQ
+    return matrix
