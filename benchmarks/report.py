@@ -118,9 +118,8 @@ def _loads(result: dict[str, Any]) -> list[str]:
 def _service(found: dict[str, Any]) -> list[str]:
     idle, after = found["worker_mb_idle"], found["worker_mb_after"]
     return [
-        f"Start to READY: {found['seconds_to_ready']:.1f} s. The worker's memory: {idle:.0f} MB when "
-        f"ready, {after:.0f} MB",
-        "after all of these loads and 16 photos of 12 megapixels at once.",
+        f"Start to READY: {found['seconds_to_ready']:.1f} s. The worker's memory: {idle:.0f} MB",
+        f"then, {after:.0f} MB after all of these loads and 16 photos of 12 megapixels at once.",
     ]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 FIXTURES = Path(__file__).resolve().parents[1] / "tests" / "fixtures"
+PEOPLE = ("0010", "0014", "0016", "0028", "0039", "0040")  # photos of one person each
 
 
 def phone_photo() -> bytes:
@@ -26,8 +27,9 @@ def phone_photo() -> bytes:
 def news_photo() -> bytes:
     """1200 x 630, the size of a picture beside a link, with six faces."""
     sheet = Image.new("RGB", (1200, 630))
-    for i, path in enumerate(sorted(FIXTURES.glob("t2i_*.jpg"))[:6]):
-        face = Image.open(path).convert("RGB").resize((400, 400), Image.Resampling.BICUBIC)
+    for i, name in enumerate(PEOPLE):
+        photo = Image.open(FIXTURES / f"t2i_{name}.jpg").convert("RGB")
+        face = photo.resize((400, 400), Image.Resampling.BICUBIC)
         sheet.paste(face.crop((0, 40, 400, 355)), (i % 3 * 400, i // 3 * 315))
     return _jpeg(sheet, 90)
 
