@@ -1,0 +1,20 @@
+"""Files as the world sends them, each with the answers that would be right.
+
+Every case is made here, from one small photo of a face and nothing else, so that the table can be
+read and none of the hostile files lies in the repository.
+"""
+
+from __future__ import annotations
+
+from tests.uploads.broken import broken
+from tests.uploads.case import Case
+from tests.uploads.foreign import foreign
+from tests.uploads.formats import formats
+from tests.uploads.hostile import hostile
+
+
+def all_cases() -> list[Case]:
+    """The whole table; names are unique."""
+    cases = [*formats(), *broken(), *hostile(), *foreign()]
+    assert len({case.name for case in cases}) == len(cases)
+    return cases
