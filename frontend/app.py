@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from flask import Flask, Request, Response
 
-from frontend import errors, views
+from frontend import errors, logs, views
 from frontend.client import Client
 
 DEFAULTS: dict[str, Any] = {
@@ -16,6 +17,8 @@ DEFAULTS: dict[str, Any] = {
     "MANAGEMENT_URL": "http://127.0.0.1:8081",
     "MODEL_NAME": "deepfake",
     "TIMEOUT": 60,  # seconds
+    "BACKEND_FILE": None,  # addresses that win over the two above; see deploy/supervisor.py
+    "LOG_FILE": None,  # None: standard error
     # A photo may have 20 MB; the rest is for the multipart frame around it.
     "MAX_CONTENT_LENGTH": 21 * 1024 * 1024,
 }
@@ -63,7 +66,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         str(app.config["MANAGEMENT_URL"]),
         str(app.config["MODEL_NAME"]),
         float(app.config["TIMEOUT"]),
+        Path(app.config["BACKEND_FILE"]) if app.config["BACKEND_FILE"] else None,
     )
+    logs.register(app)  # first, so that every answer has its id
     app.register_blueprint(views.blueprint)
     errors.register(app)
     app.after_request(_add_headers)

@@ -1,16 +1,36 @@
-"""What the frontend says to TorchServe."""
+"""What the frontend says to TorchServe, and when it says it again."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import random
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import requests
 
 from frontend.errors import BackendError
+from frontend.logs import ID_HEADER, log, request_id
 
 CONNECT_TIMEOUT = 5.0  # seconds; also for a look at the management API
 RETRY_AFTER = 2  # seconds; the queue is short, so it is soon served
+RESTART_AFTER = 10  # seconds in which a worker, or TorchServe, is usually back
+BACK_OFF = (0.5, 1.5)  # seconds before the second try, drawn so that not all come back at once
+LONGEST_BACK_OFF = 5.0  # seconds, whatever Retry-After says: somebody is waiting
+AGAIN = ("backend_busy", "backend_unreachable", "backend_died")
+"""Judging a photo changes nothing, so it may be asked for twice. After a timeout there is no time
+left, and a typed error would only come again."""
+
+
+class Backend(NamedTuple):
+    """Where one TorchServe listens, and the connections to it."""
+
+    predictions: str
+    model: str
+    session: requests.Session
 
 
 class Client:
@@ -20,20 +40,28 @@ class Client:
         url: the inference address, such as http://127.0.0.1:8080.
         management_url: the management address, such as http://127.0.0.1:8081.
         model: the name under which the model is registered.
-        timeout: longest wait for an answer, in seconds.
+        timeout: longest wait for an answer, in seconds, a second try included.
+        switch: a JSON file with other addresses, ``{"torchserve": ..., "management": ...}``,
+            which win as soon as they change: how a new version takes over without a restart.
     """
 
-    def __init__(self, url: str, management_url: str, model: str, timeout: float) -> None:
-        name = quote(model, safe="")
-        self._predictions = f"{url.rstrip('/')}/predictions/{name}"
-        self._model = f"{management_url.rstrip('/')}/models/{name}"
+    def __init__(
+        self,
+        url: str,
+        management_url: str,
+        model: str,
+        timeout: float,
+        switch: Path | None = None,
+    ) -> None:
+        self._model = quote(model, safe="")
         self._timeout = timeout
-        self._session = requests.Session()
-        # A proxy set in the environment must not get to see people's photos.
-        self._session.trust_env = False
+        self._switch, self._switched = switch, ""
+        self._lock = threading.Lock()
+        self._one_at_a_time = threading.Lock()
+        self._backend = self._at(url, management_url)
 
     def detect(self, blob: bytes, content_type: str, crops: bool = True) -> dict[str, Any]:
-        """Have one photo judged.
+        """Have one photo judged, and once more if the detector was busy, gone or died.
 
         Args:
             blob: the whole image file. It is posted as it is: as multipart, TorchServe's own
@@ -47,37 +75,101 @@ class Client:
         Raises:
             BackendError: the photo was refused, or there was no answer.
         """
-        response = self._post(blob, content_type, crops)
-        answer = _json(response)
-        if response.status_code == 200 and "faces" in answer:
-            return answer
-        raise _error(response.status_code, answer.get("error"))
+        deadline = time.monotonic() + self._timeout
+        try:
+            return self._ask(blob, content_type, crops, deadline)
+        except BackendError as error:
+            if error.code not in AGAIN:
+                raise
+            pause = min(max(random.uniform(*BACK_OFF), error.wait), LONGEST_BACK_OFF)
+            if time.monotonic() + pause >= deadline:
+                raise
+            log.warning("asking again", extra={"fields": {"code": error.code}})
+            time.sleep(pause)
+            if error.code != "backend_died":
+                return self._ask(blob, content_type, crops, deadline)
+            return self._ask_alone(blob, content_type, crops, deadline, error)
 
     def ready(self) -> bool:
         """Whether a worker of the model is ready to answer."""
-        timeout = min(self._timeout, CONNECT_TIMEOUT)
+        backend, timeout = self.backend(), min(self._timeout, CONNECT_TIMEOUT)
         try:
-            response = self._session.get(self._model, timeout=timeout, allow_redirects=False)
+            response = backend.session.get(backend.model, timeout=timeout, allow_redirects=False)
             versions = response.json() if response.ok else []
             workers = [worker for version in versions for worker in version["workers"]]
             return any(worker["status"] == "READY" for worker in workers)
         except (requests.RequestException, KeyError, TypeError):
             return False
 
-    def _post(self, blob: bytes, content_type: str, crops: bool) -> requests.Response:
+    def backend(self) -> Backend:
+        """The TorchServe to ask now."""
+        if self._switch is not None:
+            try:
+                text = self._switch.read_text(encoding="utf-8")
+            except OSError:
+                return self._backend
+            with self._lock:
+                if text != self._switched:
+                    to, old = json.loads(text), self._backend
+                    self._backend = self._at(to["torchserve"], to["management"])
+                    self._switched = text
+                    old.session.close()  # what is under way there goes on to its end
+        return self._backend
+
+    def _at(self, url: str, management_url: str) -> Backend:
+        session = requests.Session()
+        # A proxy set in the environment must not get to see people's photos.
+        session.trust_env = False
+        return Backend(
+            f"{url.rstrip('/')}/predictions/{self._model}",
+            f"{management_url.rstrip('/')}/models/{self._model}",
+            session,
+        )
+
+    def _ask_alone(
+        self, blob: bytes, content_type: str, crops: bool, deadline: float, error: BackendError
+    ) -> dict[str, Any]:
+        """The second try of a photo in whose batch the worker died.
+
+        One of them may be what killed it. Together they would form the same batch again and all
+        be lost; one after the other, only the guilty one is.
+        """
+        if not self._one_at_a_time.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise error
         try:
-            return self._session.post(
-                self._predictions,
+            if time.monotonic() + 1 >= deadline:
+                raise error
+            return self._ask(blob, content_type, crops, deadline)
+        finally:
+            self._one_at_a_time.release()
+
+    def _ask(self, blob: bytes, content_type: str, crops: bool, deadline: float) -> dict[str, Any]:
+        response = self._post(blob, content_type, crops, max(0.01, deadline - time.monotonic()))
+        answer = _json(response)
+        if response.status_code == 200 and "faces" in answer:
+            return answer
+        raise _error(response, answer.get("error"))
+
+    def _post(
+        self, blob: bytes, content_type: str, crops: bool, patience: float
+    ) -> requests.Response:
+        backend = self.backend()
+        headers = {"Content-Type": content_type, "X-Crops": str(crops).lower()}
+        if request_id.get():
+            headers[ID_HEADER] = request_id.get()
+        try:
+            return backend.session.post(
+                backend.predictions,
                 data=blob,
-                headers={"Content-Type": content_type, "X-Crops": str(crops).lower()},
-                timeout=(min(self._timeout, CONNECT_TIMEOUT), self._timeout),
+                headers=headers,
+                timeout=(min(patience, CONNECT_TIMEOUT), patience),
                 allow_redirects=False,
             )
         except requests.Timeout as error:
             raise BackendError("backend_timeout", "No answer came in time.", 504) from error
         except requests.ConnectionError as error:
             raise BackendError(
-                "backend_unreachable", "The detector does not answer.", 502
+                "backend_unreachable", "The detector does not answer.", 502, RESTART_AFTER
             ) from error
         except requests.RequestException as error:
             raise _failed() from error
@@ -91,20 +183,31 @@ def _json(response: requests.Response) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _error(status: int, typed: object) -> BackendError:
+def _error(response: requests.Response, typed: object) -> BackendError:
     """The error that an answer other than a verdict stands for.
 
     ``typed`` is the answer's ``error``, if it came from the model's handler. TorchServe's own
     errors (full queue, dead worker, unknown model, body too long) have none.
     """
+    status = response.status_code
     if isinstance(typed, dict) and {"code", "message"} <= typed.keys() and status >= 400:
-        return BackendError(str(typed["code"]), str(typed["message"]), status)
+        after = RETRY_AFTER if status == 503 else None
+        return BackendError(str(typed["code"]), str(typed["message"]), status, after)
     if status == 503:
         message = "Too many photos are waiting, or the detector is still starting."
-        return BackendError("backend_busy", message, 503, RETRY_AFTER)
+        return BackendError("backend_busy", message, 503, RETRY_AFTER, _wait(response))
     if status == 413:
         return BackendError("image_too_large", "The file has too many bytes.", 413)
+    if status in (500, 507):  # TorchServe's words for a worker that hung, and for one that died
+        message = "The detector stopped while it looked at the photo."
+        return BackendError("backend_died", message, 502, RESTART_AFTER)
     return _failed()
+
+
+def _wait(response: requests.Response) -> float:
+    """Seconds that the server asks us to wait, 0 where it does not say."""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else 0.0
 
 
 def _failed() -> BackendError:

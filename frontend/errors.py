@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from flask import Flask, Response, current_app, jsonify, make_response, render_template, request
+from flask import Flask, Response, g, jsonify, make_response, render_template, request
 from werkzeug.exceptions import HTTPException
 
 
@@ -46,6 +46,11 @@ WORDS = {
     "backend_timeout": Words(
         "The detector took too long", "Try again in a moment, or with a smaller photo."
     ),
+    "backend_died": Words(
+        "The detector stopped",
+        "It starts again by itself: try again in a minute. If it stops at this photo every time, "
+        "tell whoever runs this page.",
+    ),
     "backend_busy": Words("The detector is busy", "Try again in a few seconds."),
     "not_found": Words("There is no such page", "Go back to the start and choose a photo."),
     "method_not_allowed": Words("That does not work here", "Use the form below."),
@@ -69,17 +74,24 @@ HTTP_CODES = {
 class FrontendError(Exception):
     """An error with a stable ``code``, one plain sentence and an HTTP ``status``.
 
-    ``retry_after`` is the number of seconds after which trying again makes sense, if known.
+    ``retry_after`` is the number of seconds after which trying again makes sense, if known;
+    ``wait`` those for which the backend itself asked to be left alone.
     """
 
     def __init__(
-        self, code: str, message: str, status: int, retry_after: int | None = None
+        self,
+        code: str,
+        message: str,
+        status: int,
+        retry_after: int | None = None,
+        wait: float = 0.0,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.status = status
         self.retry_after = retry_after
+        self.wait = wait
 
     @property
     def words(self) -> Words:
@@ -109,8 +121,7 @@ def register(app: Flask) -> None:
 
 
 def _answer(error: FrontendError) -> Response:
-    if error.status >= 500:
-        current_app.logger.warning("%s answered %d %s", request.path, error.status, error.code)
+    g.error_code = error.code  # for the log
     if request.path.startswith("/api/"):
         response = jsonify(error.to_json())
     else:

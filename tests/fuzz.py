@@ -7,7 +7,7 @@ import os
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from tests.uploads.case import encode, portrait
+from tests.uploads.case import encode
 from tests.uploads.formats import MODES, in_mode
 
 

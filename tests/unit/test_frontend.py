@@ -122,6 +122,12 @@ def backend() -> Iterator[Backend]:
         thread.join()
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Second tries come at once here; test_client.py tests when they come."""
+    monkeypatch.setattr("frontend.client.BACK_OFF", (0.0, 0.0))
+
+
 @pytest.fixture
 def app(backend: Backend) -> Flask:
     return create_app({"TORCHSERVE_URL": backend.url, "MANAGEMENT_URL": backend.url, "TIMEOUT": 5})
@@ -310,8 +316,8 @@ REFUSALS = [
     (413, b"", 413, "image_too_large", "The file is too large"),
     (500, typed("internal_error", 500), 500, "internal_error", "went wrong on our side"),
     (503, {"code": 503, "type": "Busy", "message": "?"}, 503, "backend_busy", "is busy"),
-    (507, {"code": 507, "message": "Worker died."}, 502, "backend_failed", "wrong on our side"),
-    (500, b"<html>", 502, "backend_failed", "wrong on our side"),
+    (507, {"code": 507, "message": "Worker died."}, 502, "backend_died", "detector stopped"),
+    (500, b"<html>", 502, "backend_died", "detector stopped"),
     (404, {"code": 404, "message": "No model"}, 502, "backend_failed", "wrong on our side"),
     (200, b"not JSON", 502, "backend_failed", "wrong on our side"),
     (200, [1], 502, "backend_failed", "wrong on our side"),
@@ -333,7 +339,8 @@ def test_errors_come_in_words_and_in_json(
     assert api.status_code == status
     assert api.json["error"]["code"] == code
     assert api.json["error"]["status"] == status
-    assert api.headers.get("Retry-After") == ("2" if status == 503 else None)
+    expected = {"backend_busy": "2", "backend_died": "10"}.get(code)
+    assert api.headers.get("Retry-After") == expected
 
 
 def test_markup_in_an_error_is_not_run(client: FlaskClient, backend: Backend) -> None:

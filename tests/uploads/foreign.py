@@ -27,7 +27,7 @@ TEXTS = {
     "a URL": b"http://127.0.0.1:8081/models",
     "a format string": b"%s%s%n{0}{{}}${jndi:ldap://127.0.0.1/a}",
     "SQL": b"'; DROP TABLE photos; --",
-    "a Python pickle": b"\x80\x04\x95\x1a\0\0\0\0\0\0\0\x8c\x05posix\x94\x8c\x06system\x94\x93\x94.",
+    "a Python pickle": b"\x80\x04\x95\x1a\0\0\0\0\0\0\0\x8c\x05posix\x8c\x06system\x93.",
     "a shell script": b"#!/bin/sh\nexit 1\n",
     "a program": b"\x7fELF\x02\x01\x01" + bytes(200),
     "a class file": b"\xca\xfe\xba\xbe\0\0\0\x34" + bytes(200),

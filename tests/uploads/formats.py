@@ -97,7 +97,9 @@ def _sizes() -> Iterator[Case]:
         blank = Image.new("RGB", (width, height), "tan")
         yield case(f"PNG {width} x {height}", encode(blank, "PNG"), "no_face")
     for colour in ("black", "white"):
-        yield case(f"PNG all {colour}", encode(Image.new("RGB", (90, 90), colour), "PNG"), "no_face")
+        yield case(
+            f"PNG all {colour}", encode(Image.new("RGB", (90, 90), colour), "PNG"), "no_face"
+        )
 
 
 def _animated() -> Iterator[Case]:
