@@ -17,20 +17,47 @@ MODEL_VERSION := 1.0
 serve: model_store/deepfake.mar
 	@$(BIN)/python -m deploy.serve $(ARGS)
 
-## stop: stop what `make serve` started
+## stop: let what `make serve` started finish its requests, and stop it
 .PHONY: stop
 stop:
 	@$(PYTHON) deploy/stop.py
+
+## roll: archive, and move what runs to the new version without losing a request
+.PHONY: roll
+roll: model_store/deepfake.mar
+	@$(BIN)/python -m deploy.roll $(ARGS)
+
+## rollback: move what runs back to the version before, without losing a request
+.PHONY: rollback
+rollback: .venv/ready
+	@$(BIN)/python -m deploy.roll --back $(ARGS)
 
 # A process for each file: with all of them in one, Python 3.11 crashes after some 800 tests, for a
 # reason that is not found yet. Status 5: ARGS left no test of the file.
 ## test: set up and pass every test, against a real TorchServe
 .PHONY: test
 test: model_store/deepfake.mar
-	@failed=''; for file in $$(printf '%s\n' tests/*/test_*.py); do \
+	@failed=''; for file in $(filter-out tests/faults/%,$(sort $(wildcard tests/*/test_*.py))); do \
 		status=0; echo $$file; $(BIN)/python -m pytest $$file $(ARGS) || status=$$?; \
 		case $$status in 0|5) ;; *) failed="$$failed $$file" ;; esac; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
+
+## test-faults: what the service does when something breaks under load; takes some 15 minutes
+.PHONY: test-faults
+test-faults: model_store/deepfake.mar
+	$(BIN)/python -m pytest tests/faults -s $(ARGS)
+
+## fuzz: damaged photos and requests, FUZZ (default 20) times as many as in `make test`, new ones
+.PHONY: fuzz
+fuzz: export FUZZ ?= 20
+fuzz: model_store/deepfake.mar
+	$(BIN)/python -m pytest tests/integration/test_fuzz.py $(ARGS)
+	$(BIN)/python -m pytest tests/e2e/test_fuzz.py $(ARGS)
+
+## soak: mixed load for ten minutes (ARGS="--seconds 60"), and how memory and latency developed
+.PHONY: soak
+soak: model_store/deepfake.mar
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 ## check: ruff and mypy
 .PHONY: check

@@ -1,26 +1,22 @@
 """Start TorchServe and the page, wait until a photo can be judged, and say where.
 
-Ctrl-C (or `make stop`) stops both; nothing is left behind.
+Ctrl-C (or `make stop`) stops both, after what is under way; nothing is left behind. What ends by
+itself is started again. `make roll` moves both to a new version of the model.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-import requests
-
-from deploy.stop import LOGS, PID_FILE
+from deploy.stop import LOGS
+from deploy.supervisor import Supervisor
 from deploy.torchserve import ROOT, Ports, TorchServe, is_free
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal was closed
 
 
 class Stopped(Exception):
@@ -55,42 +51,6 @@ def check_ports(opt: argparse.Namespace) -> None:
             )
 
 
-@contextlib.contextmanager
-def page(opt: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
-    """The Flask page under gunicorn."""
-    environment = {
-        **os.environ,
-        "DEEPFAKE_TORCHSERVE_URL": f"http://127.0.0.1:{opt.inference_port}",
-        "DEEPFAKE_MANAGEMENT_URL": f"http://127.0.0.1:{opt.management_port}",
-    }
-    command = [sys.executable, "-m", "gunicorn", "--threads", "8", "--no-control-socket"]
-    command += ["--bind", f"127.0.0.1:{opt.page_port}", "frontend.app:create_app()"]
-    with (opt.logs / "page.log").open("ab") as log:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def wait_for_page(url: str, process: subprocess.Popen[bytes], timeout: float = 30) -> None:
-    """Return once the page and the model behind it are ready; RuntimeError otherwise."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(requests.RequestException):
-            if requests.get(f"{url}/readyz", timeout=5).ok:
-                return
-        time.sleep(0.2)
-    raise RuntimeError("the page did not start")
-
-
 def banner(page_url: str, server: TorchServe) -> str:
     sample = ROOT / "tests" / "fixtures" / "astronaut.jpg"
     return f"""
@@ -107,34 +67,26 @@ def banner(page_url: str, server: TorchServe) -> str:
 
 
 def serve(opt: argparse.Namespace) -> None:
-    """Run both servers until one of them ends or we are told to stop."""
+    """Run both servers until we are told to stop, or one cannot be kept running."""
     check_ports(opt)
-    opt.logs.mkdir(parents=True, exist_ok=True)
-    pid_file = opt.logs / PID_FILE
     ports = Ports(opt.page_port, opt.inference_port, opt.management_port, opt.metrics_port)
-    server = TorchServe(opt.model_store, opt.logs, ports)
-    page_url = f"http://127.0.0.1:{ports.page}"
     print("starting TorchServe and loading the model ...", flush=True)
+    supervisor = Supervisor(opt.model_store, opt.logs, ports, opt.timeout)
+    signal.signal(signal.SIGUSR1, lambda signum, frame: supervisor.want_roll())
     try:
-        server.start()
-        with page(opt) as flask:
-            assert server.process is not None
-            pids = {"serve": os.getpid(), "torchserve": server.process.pid, "page": flask.pid}
-            pid_file.write_text(json.dumps(pids), encoding="utf-8")
-            server.wait_ready(opt.timeout)
-            wait_for_page(page_url, flask)
-            print(banner(page_url, server), flush=True)
-            while server.process.poll() is None and flask.poll() is None:
-                time.sleep(0.5)
-            raise RuntimeError("a server ended by itself")
+        supervisor.start()
+        print(banner(supervisor.page.url, supervisor.server), flush=True)
+        supervisor.run()
+    except Stopped:
+        print("\nfinishing what is under way ...", flush=True)
+        raise
     finally:
-        server.stop()
-        pid_file.unlink(missing_ok=True)
+        supervisor.stop()
 
 
 def _on_signal(signum: int, frame: FrameType | None) -> None:
     # A second one, out of impatience, must not break off the stopping.
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in STOPS:
         signal.signal(each, signal.SIG_IGN)
     raise Stopped
 
@@ -142,12 +94,12 @@ def _on_signal(signum: int, frame: FrameType | None) -> None:
 def main() -> int:
     opt = arguments()
     # SIGINT too: a program started in the background by a shell inherits it ignored.
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in STOPS:
         signal.signal(each, _on_signal)
     try:
         serve(opt)
     except Stopped:
-        print("\nstopped")
+        print("stopped")
     except (RuntimeError, OSError) as error:
         print(f"error: {error}\nThe logs are in {opt.logs}.", file=sys.stderr)
         return 1

@@ -6,6 +6,7 @@ Runs with any Python 3, without the virtual environment.
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -45,9 +46,16 @@ def main() -> int:
     if not pid_file.exists():
         print("nothing is running")
         return 0
-    pids = json.loads(pid_file.read_text(encoding="utf-8"))
-    for name, mark in MARKS.items():
-        end(pids[name], mark, patience=45)
+    record = json.loads(pid_file.read_text(encoding="utf-8"))
+    # The launcher gives the page 65 seconds to finish, TorchServe 20, and then ends them.
+    end(record["serve"], MARKS["serve"], patience=140)
+    for name in ("page", "torchserve"):
+        pids = record[name] if isinstance(record[name], list) else [record[name]]
+        for pid in filter(None, pids):
+            end(pid, MARKS[name], patience=75 if name == "page" else 25)
+    for folder in filter(None, record["folders"]):
+        if Path(folder).name.startswith("deepfake-"):
+            shutil.rmtree(folder, ignore_errors=True)
     pid_file.unlink(missing_ok=True)
     print("stopped")
     return 0

@@ -6,6 +6,9 @@ behind when it is stopped by a signal.
 
 from __future__ import annotations
 
+import contextlib
+import enum
+import json
 import os
 import re
 import shutil
@@ -18,7 +21,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import requests
 
 from deploy.java import find_java
@@ -48,6 +53,25 @@ def is_free(port: int) -> bool:
     return True
 
 
+def free_ports(count: int) -> list[int]:
+    """So many ports of 127.0.0.1 that nothing listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class State(enum.Enum):
+    """What a TorchServe can do at a moment."""
+
+    DEAD = "its process is not there"
+    SILENT = "it does not answer"
+    ABANDONED = "it has given up its worker"
+    STARTING = "its worker is starting"
+    READY = "a worker is ready"
+
+
 class TorchServe:
     """TorchServe with one model archive, on loopback.
 
@@ -61,7 +85,7 @@ class TorchServe:
         self.model_store, self.logs = model_store.resolve(), logs.resolve()
         self.ports = ports or Ports()
         self.process: subprocess.Popen[bytes] | None = None
-        self._temp = ""
+        self.temp = ""
         self._log_start = 0
 
     @property
@@ -75,11 +99,11 @@ class TorchServe:
         log = self.logs / "torchserve.log"
         self._log_start = log.stat().st_size if log.exists() else 0
         # The archive is unpacked here and the workers' sockets lie here: short and private.
-        self._temp = tempfile.mkdtemp(prefix="deepfake-")
+        self.temp = tempfile.mkdtemp(prefix="deepfake-")
         with (self.logs / "console.log").open("ab") as console:
             self.process = subprocess.Popen(
-                java_command(self.model_store, self._temp, ROOT / "deploy" / "log4j2.xml"),
-                cwd=self._temp,
+                java_command(self.model_store, self.temp, ROOT / "deploy" / "log4j2.xml"),
+                cwd=self.temp,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -112,40 +136,97 @@ class TorchServe:
             return None
         with log.open(encoding="utf-8", errors="replace") as file:
             file.seek(self._log_start)
-            text = file.read()
-        if "Load model failed" not in text:
+            events = [_event(line) for line in file]
+        if not any("Load model failed" in event for event in events):
             return None
-        errors = re.findall(r"MODEL_LOG - [\w.]*?(\w+(?:Error|Exception): .+)", text)
-        return errors[-1] if errors else "the worker died"
+        errors = [re.match(r"[\w.]*?(\w+(?:Error|Exception): .+)", event) for event in events]
+        reasons = [found[1] for found in errors if found]
+        return reasons[-1] if reasons else "the worker died"
 
     def ready(self) -> bool:
         """Whether a worker of the model is READY."""
-        url = f"http://127.0.0.1:{self.ports.management}/models/deepfake"
-        try:
-            workers = requests.get(url, timeout=5).json()[0]["workers"]
-        except (requests.RequestException, ValueError, KeyError, IndexError):
-            return False
-        return any(worker["status"] == "READY" for worker in workers)
+        return self.state() is State.READY
+
+    def state(self) -> State:
+        """What it can do now; ``/ping`` would say that all is well through most of it."""
+        if self.process is None or self.process.poll() is not None:
+            return State.DEAD
+        model = self._model()
+        if model is None:
+            return State.SILENT
+        status = {worker["status"] for worker in model["workers"]}
+        if "READY" in status:
+            return State.READY
+        # After maxRetryTimeoutInSec without a worker it never tries again.
+        return State.STARTING if status else State.ABANDONED
+
+    def drain(self, patience: float) -> bool:
+        """Wait until it has answered what it was asked; False if it still works after so long.
+
+        TorchServe cannot refuse new work while it finishes old. Whoever still sends must be led
+        elsewhere, or stopped, before.
+        """
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if not self._connections() or self._idle():
+                return True
+            time.sleep(0.2)
+        return False
 
     def stop(self, patience: float = 20) -> None:
         """Ask Java to end its workers and itself; after ``patience`` seconds, make it."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(patience)
-            except subprocess.TimeoutExpired:
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(patience)
+            # Whatever is left: Java itself, or workers that a killed Java could not end.
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait()
-        shutil.rmtree(self._temp, ignore_errors=True)
+            self.process.wait()
+        shutil.rmtree(self.temp, ignore_errors=True)
+
+    def _model(self) -> dict[str, Any] | None:
+        """What the management API says of the model, or None."""
+        url = f"http://127.0.0.1:{self.ports.management}/models/deepfake"
+        try:
+            model: dict[str, Any] = requests.get(url, timeout=5).json()[0]
+            return model if "workers" in model else None
+        except (requests.RequestException, ValueError, KeyError, IndexError, TypeError):
+            return None
+
+    def _connections(self) -> int:
+        """How many clients are connected to the inference address."""
+        return sum(
+            c.status == psutil.CONN_ESTABLISHED and c.laddr[1:] == (self.ports.inference,)
+            for c in psutil.net_connections("tcp4")
+        )
+
+    def _idle(self) -> bool:
+        """Whether nothing is queued and no worker computes: who is connected asks for nothing."""
+        before = self._model()
+        if before is None or before["jobQueueStatus"]["pendingRequests"]:
+            return before is None
+        pids = [int(worker["pid"]) for worker in before["workers"]]
+        used = _cpu_seconds(pids)
+        time.sleep(1)
+        after = self._model()
+        queued = after is not None and after["jobQueueStatus"]["pendingRequests"]
+        return not queued and _cpu_seconds(pids) - used < 0.05
 
     def _environment(self) -> dict[str, str]:
         address = "http://127.0.0.1:{}"
+        grpc_inference, grpc_management = free_ports(2)
         return {
             **os.environ,
             "LOG_LOCATION": str(self.logs),
             "TS_INFERENCE_ADDRESS": address.format(self.ports.inference),
             "TS_MANAGEMENT_ADDRESS": address.format(self.ports.management),
             "TS_METRICS_ADDRESS": address.format(self.ports.metrics),
+            # Nobody uses gRPC, but it cannot be left out, and on its usual ports only one of
+            # several TorchServes could start.
+            "TS_GRPC_INFERENCE_PORT": str(grpc_inference),
+            "TS_GRPC_MANAGEMENT_PORT": str(grpc_management),
             "TS_METRICS_CONFIG": str(ROOT / "handler" / "metrics.yaml"),
         }
 
@@ -184,3 +265,21 @@ def _vmargs(config: Path) -> list[str]:
         if line.startswith("vmargs="):
             return line.removeprefix("vmargs=").split()
     return []
+
+
+def _event(line: str) -> str:
+    """What a line of torchserve.log says."""
+    try:
+        return str(json.loads(line)["event"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _cpu_seconds(pids: list[int]) -> float:
+    """CPU time that these processes have used, those included that have ended."""
+    total = 0.0
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(pid).cpu_times()
+            total += times.user + times.system
+    return total

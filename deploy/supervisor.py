@@ -1,0 +1,260 @@
+"""Keeps TorchServe and the page running, and moves them to another version of the model.
+
+The page asks the TorchServe that a small file names (``BACKEND_FILE``). A new version is first
+started beside the old one, on other ports, and must answer before anybody is sent to it; so a bad
+archive never costs a request. Registering it with the running TorchServe would need
+``enable_model_api``, which lets anyone on this machine, or a web page in a browser on it, load code
+from any file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import requests
+
+from deploy.page import GRACE, Page
+from deploy.torchserve import Ports, State, TorchServe, free_ports
+
+LOOK = 2.0  # seconds between two looks at TorchServe
+PATIENCE = {
+    State.DEAD: 0.0,
+    State.SILENT: 30.0,
+    State.ABANDONED: 5.0,
+    # TorchServe itself starts a dead worker again for maxRetryTimeoutInSec = 300 seconds.
+    State.STARTING: 420.0,
+}
+"""Seconds after which a TorchServe that can do no more than this is started again."""
+RESTARTS = 6  # in a row, without a minute of work between them; then something else is wrong
+WORKED = 60.0  # seconds of being ready after which the count begins anew
+LONGEST_BACK_OFF = 30.0  # seconds before a start
+DRAIN = 20.0  # seconds for those who ask TorchServe without the page, when everything stops
+GREY_PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000400000004008000000008f022e0200000029494441"
+    "5478daedcc411100000c0220a31bdd10fbed2000e951040281402010080402814020107c0f06df6d"
+    "007970ba79fa0000000049454e44ae426082"
+)
+"""64 x 64 pixels: enough to be looked at."""
+
+
+class Backoff:
+    """How long to wait before the next start, and when to give up."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.ready_since: float | None = None
+
+    def saw(self, ready: bool) -> None:
+        """Note whether it is ready now."""
+        if not ready:
+            self.ready_since = None
+            return
+        self.ready_since = self.ready_since or time.monotonic()
+        if time.monotonic() - self.ready_since >= WORKED:
+            self.failures = 0
+
+    def wait(self, name: str) -> float:
+        """Seconds to wait before starting it again; RuntimeError after too many times."""
+        self.failures += 1
+        if self.failures > RESTARTS:
+            raise RuntimeError(f"{name} was started {RESTARTS} times in vain")
+        return min(LONGEST_BACK_OFF, 0.5 * float(2**self.failures))
+
+
+class Supervisor:
+    """TorchServe and the page, started, watched, rolled and stopped together.
+
+    Args:
+        model_store: folder with ``deepfake.mar``; the version before it is kept in ``previous``.
+        logs: folder for the log files and for ``serve.json``, which says what runs.
+        ports: where everything listens.
+        timeout: seconds in which a TorchServe must become ready.
+    """
+
+    def __init__(self, model_store: Path, logs: Path, ports: Ports, timeout: float) -> None:
+        self.model_store, self.logs, self.timeout = model_store.resolve(), logs.resolve(), timeout
+        self.ports = ports
+        self.record = self.logs / "serve.json"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        if not (self.model_store / "deepfake.mar").is_file():
+            raise RuntimeError(f"there is no deepfake.mar in {self.model_store}; make archive")
+        self.temp = Path(tempfile.mkdtemp(prefix="deepfake-"))
+        self.switch = self.temp / "backend.json"
+        self.releases = 0
+        self.rolls: list[dict[str, object]] = []
+        self.server = TorchServe(self._release(), self.logs, ports)
+        self.stand_in: TorchServe | None = None
+        self.page = Page(ports.page, self.logs, self.switch)
+        self.backoff, self.page_backoff = Backoff(), Backoff()
+        self._state, self._since, self._looked = State.STARTING, time.monotonic(), 0.0
+        self._roll_wanted = False
+
+    def start(self) -> None:
+        """Start both; returns once a photo would be judged, RuntimeError when that fails."""
+        self._send_to(self.server)
+        self.server.start()
+        self.page.start()
+        self._write_record()
+        self.server.wait_ready(self.timeout)
+        deadline = time.monotonic() + 30
+        while not self.page.ready():
+            if not self.page.running() or time.monotonic() > deadline:
+                raise RuntimeError("the page did not start")
+            time.sleep(0.2)
+
+    def run(self) -> None:
+        """Watch both, and roll when asked to; ends only by an exception."""
+        while True:
+            self._watch_page()
+            self._watch_server()
+            if self._roll_wanted:
+                self._roll_wanted = False
+                self._roll()
+            time.sleep(0.2)
+
+    def want_roll(self) -> None:
+        """Move to the archive that now lies in the model store; safe in a signal handler."""
+        self._roll_wanted = True
+
+    def stop(self) -> None:
+        """Finish what is under way, within ``GRACE + DRAIN`` seconds, and leave nothing behind."""
+        self.page.stop()  # first: it takes nothing new and waits for its answers
+        if self.server.state() is State.READY and not self.server.drain(DRAIN):
+            say("TorchServe is still asked without the page; those requests are cut off")
+        for server in (self.server, self.stand_in):
+            if server is not None:
+                server.stop()
+        shutil.rmtree(self.temp, ignore_errors=True)
+        self.record.unlink(missing_ok=True)
+
+    def _watch_page(self) -> None:
+        self.page_backoff.saw(self.page.running())
+        if self.page.running():
+            return
+        pause = self.page_backoff.wait("the page")
+        say(f"the page has ended; starting it again in {pause:.0f} s")
+        self.page.stop()
+        time.sleep(pause)
+        self.page.start()
+        self._write_record()
+
+    def _watch_server(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < LOOK:
+            return
+        self._looked, state = now, self.server.state()
+        if state is not self._state:
+            self._state, self._since = state, now
+        self.backoff.saw(state is State.READY)
+        if state is State.READY or now - self._since < PATIENCE[state]:
+            return
+        pause = self.backoff.wait("TorchServe")
+        say(f"TorchServe: {state.value}; starting it again in {pause:.0f} s")
+        self.server.stop(patience=5)
+        time.sleep(pause)
+        self.server.start()
+        self._write_record()
+        self._state, self._since = State.STARTING, time.monotonic()
+
+    def _roll(self) -> None:
+        started = time.monotonic()
+        say("rolling to another version")
+        try:
+            self._change_over()
+            result: dict[str, object] = {"ok": True}
+        except (RuntimeError, OSError) as error:
+            result = {"ok": False, "reason": str(error)}
+        if self.stand_in is not None:
+            self.stand_in.stop()
+            self.stand_in = None
+        self._state, self._since = State.STARTING, time.monotonic()
+        self.rolls.append(result | {"seconds": round(time.monotonic() - started, 1)})
+        self._write_record()
+        say("rolled" if result["ok"] else f"not rolled: {result['reason']}")
+
+    def _change_over(self) -> None:
+        """Old version -> new one as a stand-in on other ports -> new one on the usual ports."""
+        old, release = self.server, self._release()
+        self.stand_in = TorchServe(release, self.logs / "stand-in", Ports(*free_ports(4)))
+        self._bring_up(self.stand_in)
+        self._send_to(self.stand_in)
+        old.drain(GRACE)
+        old.stop()
+        new = TorchServe(release, self.logs, self.ports)
+        self.server = new
+        try:
+            self._bring_up(new)
+        except RuntimeError:
+            # It worked a moment ago, so the machine is at fault; the old version served on it.
+            new.stop()
+            self.server = old
+            self._bring_up(old)
+            self._send_to(old)
+            raise
+        self._send_to(new)
+        self.stand_in.drain(GRACE)
+        keep = self.model_store / "previous"
+        keep.mkdir(exist_ok=True)
+        shutil.copyfile(old.model_store / "deepfake.mar", keep / "part")
+        os.replace(keep / "part", keep / "deepfake.mar")
+
+    def _bring_up(self, server: TorchServe) -> None:
+        server.start()
+        self._write_record()
+        server.wait_ready(self.timeout)
+        if not answers(server.url):
+            raise RuntimeError("the new version does not answer as it should")
+
+    def _release(self) -> Path:
+        """A copy of the archive as it is now: a restart must not become a change of version."""
+        self.releases += 1
+        folder = self.temp / str(self.releases)
+        folder.mkdir()
+        shutil.copyfile(self.model_store / "deepfake.mar", folder / "deepfake.mar")
+        return folder
+
+    def _send_to(self, server: TorchServe) -> None:
+        """Have the page ask this one from now on."""
+        management = f"http://127.0.0.1:{server.ports.management}"
+        part = self.temp / "part.json"
+        part.write_text(json.dumps({"torchserve": server.url, "management": management}))
+        os.replace(part, self.switch)
+
+    def _write_record(self) -> None:
+        """What runs, for `make stop` and `make roll`. A full disk must not stop the service."""
+        servers = [s for s in (self.server, self.stand_in) if s is not None and s.process]
+        record = {
+            "serve": os.getpid(),
+            "page": self.page.process.pid if self.page.process else None,
+            "torchserve": [s.process.pid for s in servers if s.process],
+            "folders": [str(self.temp), *(s.temp for s in servers)],
+            "model_store": str(self.model_store),
+            "rolls": self.rolls,
+        }
+        part = self.record.with_suffix(".part")
+        try:
+            part.write_text(json.dumps(record), encoding="utf-8")
+            os.replace(part, self.record)
+        except OSError as error:
+            say(f"{self.record} cannot be written ({error.strerror})")
+
+
+def answers(url: str) -> bool:
+    """Whether a server finds no face in a grey picture: it decodes, and it looks."""
+    try:
+        answer = requests.post(f"{url}/predictions/deepfake", data=GREY_PNG, timeout=60).json()
+        return bool(answer["error"]["code"] == "no_face")
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        return False
+
+
+def say(words: str) -> None:
+    """Tell whoever started us; where nobody listens any more, nobody."""
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%H:%M:%S')} {words}", flush=True)
