@@ -124,7 +124,10 @@ class Supervisor:
 
     def stop(self) -> None:
         """Finish what is under way, within ``GRACE + DRAIN`` seconds, and leave nothing behind."""
-        self.page.stop()  # first: it takes nothing new and waits for its answers
+        self._replace_switch({"stopping": True})  # new requests are told to come back later
+        if self.page.running() and self.server.state() is State.READY:
+            self.server.drain(GRACE)
+        self.page.stop()
         if self.server.state() is State.READY and not self.server.drain(DRAIN):
             say("TorchServe is still asked without the page; those requests are cut off")
         for server in (self.server, self.stand_in):
@@ -222,8 +225,11 @@ class Supervisor:
     def _send_to(self, server: TorchServe) -> None:
         """Have the page ask this one from now on."""
         management = f"http://127.0.0.1:{server.ports.management}"
+        self._replace_switch({"torchserve": server.url, "management": management})
+
+    def _replace_switch(self, content: dict[str, object]) -> None:
         part = self.temp / "part.json"
-        part.write_text(json.dumps({"torchserve": server.url, "management": management}))
+        part.write_text(json.dumps(content), encoding="utf-8")
         os.replace(part, self.switch)
 
     def _write_record(self) -> None:

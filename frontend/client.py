@@ -43,6 +43,7 @@ class Client:
         timeout: longest wait for an answer, in seconds, a second try included.
         switch: a JSON file with other addresses, ``{"torchserve": ..., "management": ...}``,
             which win as soon as they change: how a new version takes over without a restart.
+            Where it says ``{"stopping": true}``, nothing new is begun.
     """
 
     def __init__(
@@ -92,17 +93,18 @@ class Client:
 
     def ready(self) -> bool:
         """Whether a worker of the model is ready to answer."""
-        backend, timeout = self.backend(), min(self._timeout, CONNECT_TIMEOUT)
+        timeout = min(self._timeout, CONNECT_TIMEOUT)
         try:
+            backend = self.backend()
             response = backend.session.get(backend.model, timeout=timeout, allow_redirects=False)
             versions = response.json() if response.ok else []
             workers = [worker for version in versions for worker in version["workers"]]
             return any(worker["status"] == "READY" for worker in workers)
-        except (requests.RequestException, KeyError, TypeError):
+        except (BackendError, requests.RequestException, KeyError, TypeError):
             return False
 
     def backend(self) -> Backend:
-        """The TorchServe to ask now."""
+        """The TorchServe to ask now; BackendError when the service is stopping."""
         if self._switch is not None:
             try:
                 text = self._switch.read_text(encoding="utf-8")
@@ -111,6 +113,9 @@ class Client:
             with self._lock:
                 if text != self._switched:
                     to, old = json.loads(text), self._backend
+                    if to.get("stopping"):
+                        message = "The service is being restarted."
+                        raise BackendError("stopping", message, 503, RESTART_AFTER)
                     self._backend = self._at(to["torchserve"], to["management"])
                     self._switched = text
                     old.session.close()  # what is under way there goes on to its end

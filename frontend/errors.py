@@ -51,6 +51,10 @@ WORDS = {
         "It starts again by itself: try again in a minute. If it stops at this photo every time, "
         "tell whoever runs this page.",
     ),
+    "out_of_memory": Words(
+        "There was not enough memory", "Try again in a minute, or with a smaller photo."
+    ),
+    "stopping": Words("This page is being restarted", "Try again in a minute."),
     "backend_busy": Words("The detector is busy", "Try again in a few seconds."),
     "not_found": Words("There is no such page", "Go back to the start and choose a photo."),
     "method_not_allowed": Words("That does not work here", "Use the form below."),

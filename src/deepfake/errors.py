@@ -13,6 +13,7 @@
     │   ├── NoFace                 422  no_face
     │   ├── ImageTooLarge          413  image_too_large
     │   └── TooManyPixels          413  too_many_pixels
+    ├── OutOfMemory            503  out_of_memory
     ├── CheckpointError        500  bad_checkpoint
     ├── DataError              500  bad_data        (commands only)
     └── InternalError          500  internal_error
@@ -96,6 +97,13 @@ class TooManyPixels(InputError):
 
     code = "too_many_pixels"
     status = 413
+
+
+class OutOfMemory(DeepfakeError):
+    """There was not enough memory for this photo; nothing is wrong with it."""
+
+    code = "out_of_memory"
+    status = 503
 
 
 class CheckpointError(DeepfakeError):

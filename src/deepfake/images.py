@@ -57,6 +57,7 @@ def decode(
 
     Raises:
         EmptyInput, ImageTooLarge, UnsupportedFormat, TooManyPixels, ImageTooSmall, BrokenImage
+        MemoryError: there is not enough for this photo.
     """
     if not blob:
         raise EmptyInput("The request holds no image; send the bytes of a photo.")
@@ -76,6 +77,8 @@ def decode(
         # Of all that the file says of itself, this alone goes on.
         upright.info = {FULL_SIZE: size[::-1] if orientation in SIDEWAYS else size}
         return upright
+    except MemoryError:
+        raise  # the photo may be sound
     except Exception as error:
         # Pillow's decoders raise a wide range of types on damaged files (OSError, SyntaxError,
         # ValueError, struct.error ...): all of them mean the same to the caller.

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from deepfake.checkpoint import BALANCED, Checkpoint, OperatingPoint, load
-from deepfake.errors import DeepfakeError, InternalError, NoFace
+from deepfake.errors import DeepfakeError, InternalError, NoFace, OutOfMemory
 from deepfake.faces import Face, FaceDetector, crop_face, crop_square
 from deepfake.images import decode, full_size
 from deepfake.runtime import make_runtime
@@ -245,7 +245,10 @@ class Pipeline:
             return self._cut(photo, image, faces, times)
         except DeepfakeError as error:
             return error
-        except Exception:
+        except Exception as error:
+            if isinstance(error, MemoryError) or "allocate memory" in str(error):  # PyTorch's words
+                log.error("out of memory")
+                return OutOfMemory("There was not enough memory for this photo; try again later.")
             # Not the photo's fault as far as we know; the others of the batch must not suffer.
             log.exception("finding faces failed")
             return InternalError("The photo could not be examined; this is our fault, not yours.")

@@ -1,0 +1,181 @@
+"""Stopping, moving to a new version and back, while people go on sending photos."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import ROOT, Service, stop
+from tests.faults.conftest import Start, ready, variant
+from tests.faults.load import PHOTO, Load, Outcome, ask, record
+
+
+def api(service: Service) -> str:
+    return f"{service.page}/api/detect"
+
+
+def processes(service: Service) -> list[psutil.Process]:
+    """The launcher, the page, Java and the workers."""
+    launcher = psutil.Process(service.process.pid)
+    return [launcher, *launcher.children(recursive=True)]
+
+
+def left(all_of_them: list[psutil.Process]) -> list[psutil.Process]:
+    _, alive = psutil.wait_procs(all_of_them, timeout=10)
+    return [p for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+def command(program: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """`make stop`, `make roll` and `make rollback` without make, which would build the archive."""
+    return subprocess.run(
+        [sys.executable, "-m", program, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "make stop"])
+def test_stopping_finishes_what_is_under_way(launch: Start, how: str) -> None:
+    service = launch()
+    everything, folder = processes(service), service.logs
+    temp = json.loads((folder / "serve.json").read_text(encoding="utf-8"))["folders"]
+    with Load(api(service), clients=6) as load:
+        time.sleep(2)
+        told = time.monotonic()
+        if how == "SIGTERM":
+            service.process.send_signal(signal.SIGTERM)
+        else:
+            done = command("deploy.stop", "--logs", str(folder))
+            assert "stopped" in done.stdout, done.stderr
+        service.process.wait(120)
+        took = time.monotonic() - told
+        time.sleep(0.5)
+    begun_before = [o for o in load.outcomes if o.begun < told - 0.1]
+    assert {o.status for o in begun_before} == {200}, "what was under way was finished"
+    later = {o.code for o in load.outcomes if o.status != 200}
+    assert later <= {"stopping", "ConnectionError"}, later
+    assert took < 90
+    assert left(everything) == [], "nothing is orphaned"
+    assert not any(Path(each).exists() for each in temp)
+    assert not (folder / "serve.json").exists()
+    record(f"stop under load ({how})", load, stop_s=took)
+
+
+def test_who_asks_torchserve_itself_is_answered_before_it_stops(launch: Start) -> None:
+    service = launch()
+    outcomes: list[Outcome] = []
+    threads = [threading.Thread(target=lambda: outcomes.append(ask(service.url))) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    assert "stopped" in stop(service)
+    for thread in threads:
+        thread.join()
+    assert [o.status for o in outcomes] == [200] * 12
+
+
+def as_version(version: str, store: Path, **config: object) -> None:
+    def change(name: str, content: bytes) -> bytes:
+        if name != "MAR-INF/MANIFEST.json":
+            return content
+        manifest = json.loads(content)
+        manifest["model"]["modelVersion"] = version
+        return json.dumps(manifest).encode()
+
+    variant(store, change, **config)
+
+
+def versions(load: Load) -> list[str]:
+    """The versions that answered, in the order of the answers, without repetitions."""
+    answered = sorted((o for o in load.outcomes if o.status == 200), key=lambda o: o.ended)
+    found: list[str] = []
+    for outcome in answered:
+        version = str(outcome.body["model"]["version"])
+        if version not in found[-1:]:
+            found.append(version)
+    return found
+
+
+def test_a_new_version_and_the_way_back_lose_no_request(launch: Start, tmp_path: Path) -> None:
+    service = launch()
+    logs = ("--logs", str(service.logs))
+    as_version("2.0", tmp_path / "store")
+    for options, expected in (((), "2.0"), (("--back",), "1.0"), (("--back",), "2.0")):
+        everything = processes(service)
+        with Load(api(service), clients=4) as load:
+            done = command("deploy.roll", *logs, *options)
+            assert done.returncode == 0, done.stderr
+            assert "rolled in" in done.stdout
+            load.until_answered(time.monotonic())
+        load.check()  # every one of them with a verdict
+        assert versions(load)[-1] == expected
+        assert len(versions(load)) == 2, "from one to the other once, and not back again"
+        assert ask(service.url).body["model"]["version"] == expected, "on the usual port"
+        gone = [p for p in everything if p not in processes(service)]
+        assert left(gone) == []
+        record(f"rolled to version {expected}", load, roll_s=float(done.stdout.split()[2]))
+
+
+def break_checkpoint(name: str, content: bytes) -> bytes:
+    return content[: len(content) // 2] if name == "saved_model.pth" else content
+
+
+def break_archive(store: Path) -> None:
+    archive = store / "deepfake.mar"
+    archive.write_bytes(archive.read_bytes()[:100_000])
+
+
+def break_handler(name: str, content: bytes) -> bytes:
+    return b"import nothing_of_this_name" if name == "deepfake_handler.py" else content
+
+
+@pytest.mark.parametrize("broken", ["archive", "checkpoint", "handler"])
+def test_a_broken_version_is_refused_and_the_old_one_serves_on(
+    launch: Start, tmp_path: Path, broken: str
+) -> None:
+    service, store = launch(), tmp_path / "store"
+    if broken == "archive":
+        break_archive(store)
+    else:
+        variant(store, {"checkpoint": break_checkpoint, "handler": break_handler}[broken])
+    with Load(api(service), clients=3) as load:
+        done = command("deploy.roll", "--logs", str(service.logs))
+        assert done.returncode == 1
+        assert "the old version goes on serving" in done.stderr
+        assert "Traceback" not in done.stderr
+        load.until_answered(time.monotonic())
+    load.check()
+    assert versions(load) == ["1.0"]
+    assert ready(service)
+    record(f"roll to a broken {broken}", load, said=done.stderr.strip())
+
+
+@pytest.mark.parametrize("broken", ["archive", "checkpoint"])
+def test_a_service_whose_archive_is_broken_says_so(tmp_path: Path, broken: str) -> None:
+    store = tmp_path / "store"
+    variant(store, break_checkpoint if broken == "checkpoint" else None)
+    if broken == "archive":
+        break_archive(store)
+    begun = time.monotonic()
+    done = command(
+        "deploy.serve",
+        *("--model-store", str(store), "--logs", str(tmp_path / "logs")),
+        *("--page-port", "0", "--inference-port", "0"),
+        *("--management-port", "0", "--metrics-port", "0"),
+    )
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begun < 120
+    print(f"{broken}: {done.stderr.splitlines()[0]} ({time.monotonic() - begun:.0f} s)")
+    assert PHOTO
