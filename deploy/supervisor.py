@@ -23,14 +23,9 @@ from deploy.page import GRACE, Page
 from deploy.torchserve import Ports, State, TorchServe, free_ports
 
 LOOK = 2.0  # seconds between two looks at TorchServe
-PATIENCE = {
-    State.DEAD: 0.0,
-    State.SILENT: 30.0,
-    State.ABANDONED: 5.0,
-    # TorchServe itself starts a dead worker again for maxRetryTimeoutInSec = 300 seconds.
-    State.STARTING: 420.0,
-}
-"""Seconds after which a TorchServe that can do no more than this is started again."""
+SILENCE = 30.0  # seconds without an answer from its management API, after which it hangs
+MARGIN = 10.0  # seconds after maxRetryTimeoutInSec: then TorchServe never starts a worker again
+LOADING = 120.0  # seconds more for a worker that is there and has not loaded (startupTimeout)
 RESTARTS = 6  # in a row, without a minute of work between them; then something else is wrong
 WORKED = 60.0  # seconds of being ready after which the count begins anew
 LONGEST_BACK_OFF = 30.0  # seconds before a start
@@ -92,7 +87,8 @@ class Supervisor:
         self.stand_in: TorchServe | None = None
         self.page = Page(ports.page, self.logs, self.switch)
         self.backoff, self.page_backoff = Backoff(), Backoff()
-        self._state, self._since, self._looked = State.STARTING, time.monotonic(), 0.0
+        self._answered = self._was_ready = time.monotonic()
+        self._looked = 0.0
         self._roll_wanted = False
 
     def start(self) -> None:
@@ -152,10 +148,10 @@ class Supervisor:
         if now - self._looked < LOOK:
             return
         self._looked, state = now, self.server.state()
-        if state is not self._state:
-            self._state, self._since = state, now
+        self._was_ready = now if state is State.READY else self._was_ready
+        self._answered = now if state is not State.SILENT else self._answered
         self.backoff.saw(state is State.READY)
-        if state is State.READY or now - self._since < PATIENCE[state]:
+        if not self._overdue(state, now):
             return
         pause = self.backoff.wait("TorchServe")
         say(f"TorchServe: {state.value}; starting it again in {pause:.0f} s")
@@ -163,7 +159,18 @@ class Supervisor:
         time.sleep(pause)
         self.server.start()
         self._write_record()
-        self._state, self._since = State.STARTING, time.monotonic()
+        self._answered = self._was_ready = time.monotonic()
+
+    def _overdue(self, state: State, now: float) -> bool:
+        """Whether TorchServe will not become ready by itself any more."""
+        window = now - self._was_ready - self.server.retry_window
+        return {
+            State.DEAD: True,
+            State.SILENT: now - self._answered >= SILENCE,
+            State.WORKERLESS: window >= MARGIN,
+            State.STARTING: window >= LOADING,
+            State.READY: False,
+        }[state]
 
     def _roll(self) -> None:
         started = time.monotonic()
@@ -176,7 +183,7 @@ class Supervisor:
         if self.stand_in is not None:
             self.stand_in.stop()
             self.stand_in = None
-        self._state, self._since = State.STARTING, time.monotonic()
+        self._answered = self._was_ready = time.monotonic()
         self.rolls.append(result | {"seconds": round(time.monotonic() - started, 1)})
         self._write_record()
         say("rolled" if result["ok"] else f"not rolled: {result['reason']}")

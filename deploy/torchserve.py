@@ -67,7 +67,7 @@ class State(enum.Enum):
 
     DEAD = "its process is not there"
     SILENT = "it does not answer"
-    ABANDONED = "it has given up its worker"
+    WORKERLESS = "it has no worker, and will start one soon or never"
     STARTING = "its worker is starting"
     READY = "a worker is ready"
 
@@ -86,6 +86,7 @@ class TorchServe:
         self.ports = ports or Ports()
         self.process: subprocess.Popen[bytes] | None = None
         self.temp = ""
+        self.retry_window = 300.0  # seconds in which it starts a dead worker again
         self._log_start = 0
 
     @property
@@ -154,11 +155,11 @@ class TorchServe:
         model = self._model()
         if model is None:
             return State.SILENT
-        status = {worker["status"] for worker in model["workers"]}
-        if "READY" in status:
+        self.retry_window = float(model["maxRetryTimeoutInSec"])
+        if any(worker["status"] == "READY" for worker in model["workers"]):
             return State.READY
-        # After maxRetryTimeoutInSec without a worker it never tries again.
-        return State.STARTING if status else State.ABANDONED
+        starting = any(psutil.pid_exists(worker["pid"]) for worker in model["workers"])
+        return State.STARTING if starting else State.WORKERLESS
 
     def drain(self, patience: float) -> bool:
         """Wait until it has answered what it was asked; False if it still works after so long.
@@ -216,17 +217,12 @@ class TorchServe:
 
     def _environment(self) -> dict[str, str]:
         address = "http://127.0.0.1:{}"
-        grpc_inference, grpc_management = free_ports(2)
         return {
             **os.environ,
             "LOG_LOCATION": str(self.logs),
             "TS_INFERENCE_ADDRESS": address.format(self.ports.inference),
             "TS_MANAGEMENT_ADDRESS": address.format(self.ports.management),
             "TS_METRICS_ADDRESS": address.format(self.ports.metrics),
-            # Nobody uses gRPC, but it cannot be left out, and on its usual ports only one of
-            # several TorchServes could start.
-            "TS_GRPC_INFERENCE_PORT": str(grpc_inference),
-            "TS_GRPC_MANAGEMENT_PORT": str(grpc_management),
             "TS_METRICS_CONFIG": str(ROOT / "handler" / "metrics.yaml"),
         }
 

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
+import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +45,13 @@ class Service:
         found = re.search(rf"^ *{name} +(http\S+)$", self.banner, re.MULTILINE)
         assert found, self.banner
         return found.group(1)
+
+
+def worker(service: Service) -> psutil.Process:
+    """The process that judges the photos."""
+    model = requests.get(f"{service.management}/models/deepfake", timeout=10).json()[0]
+    (found,) = model["workers"]
+    return psutil.Process(found["pid"])
 
 
 def free_ports(count: int) -> list[int]:

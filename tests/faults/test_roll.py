@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.conftest import ROOT, Service, stop
+from tests.e2e.conftest import ROOT, Service, free_ports, stop
 from tests.faults.conftest import Start, ready, variant
-from tests.faults.load import PHOTO, Load, Outcome, ask, record
+from tests.faults.load import Load, Outcome, ask, record
 
 
 def api(service: Service) -> str:
@@ -74,7 +74,9 @@ def test_stopping_finishes_what_is_under_way(launch: Start, how: str) -> None:
 def test_who_asks_torchserve_itself_is_answered_before_it_stops(launch: Start) -> None:
     service = launch()
     outcomes: list[Outcome] = []
-    threads = [threading.Thread(target=lambda: outcomes.append(ask(service.url))) for _ in range(12)]
+    threads = [
+        threading.Thread(target=lambda: outcomes.append(ask(service.url))) for _ in range(12)
+    ]
     for thread in threads:
         thread.start()
     time.sleep(0.5)
@@ -166,16 +168,17 @@ def test_a_service_whose_archive_is_broken_says_so(tmp_path: Path, broken: str) 
     variant(store, break_checkpoint if broken == "checkpoint" else None)
     if broken == "archive":
         break_archive(store)
+    names = ("page", "inference", "management", "metrics")
+    ports = [
+        option
+        for name, port in zip(names, free_ports(4), strict=True)
+        for option in (f"--{name}-port", str(port))
+    ]
     begun = time.monotonic()
-    done = command(
-        "deploy.serve",
-        *("--model-store", str(store), "--logs", str(tmp_path / "logs")),
-        *("--page-port", "0", "--inference-port", "0"),
-        *("--management-port", "0", "--metrics-port", "0"),
-    )
+    options = ("--model-store", str(store), "--logs", str(tmp_path / "logs"), *ports)
+    done = command("deploy.serve", *options)
     assert done.returncode == 1
     assert "error: " in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - begun < 120
     print(f"{broken}: {done.stderr.splitlines()[0]} ({time.monotonic() - begun:.0f} s)")
-    assert PHOTO

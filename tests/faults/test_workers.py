@@ -83,13 +83,13 @@ def test_a_worker_without_memory_says_so_or_is_replaced(shared: Service) -> None
 
 
 def test_a_full_queue_is_refused_with_a_time_to_come_back(shared: Service) -> None:
-    with Load(shared.url, clients=60) as flood, Load(api(shared), clients=4) as load:
+    with Load(shared.url, clients=32) as flood, Load(api(shared), clients=4) as load:
         time.sleep(8)
     refused = sum(outcome.status == 503 for outcome in flood.outcomes)
     assert refused, "the queue was never full"
     load.check("backend_busy")
     assert {outcome.status for outcome in flood.outcomes} == {200, 503}
-    record("queue full (60 clients, 20 places)", load, refused_by_torchserve=refused)
+    record("queue full (32 clients, 20 places)", load, refused_by_torchserve=refused)
     busy = [o for o in load.outcomes if o.code == "backend_busy"]
     assert all(outcome.status == 503 for outcome in busy)
 
