@@ -200,20 +200,21 @@ class TorchServe:
         """How many clients are connected to the inference address."""
         return sum(
             c.status == psutil.CONN_ESTABLISHED and c.laddr[1:] == (self.ports.inference,)
-            for c in psutil.net_connections("tcp4")
+            for c in psutil.net_connections("tcp")  # Java's are IPv6, mapped
         )
 
     def _idle(self) -> bool:
         """Whether nothing is queued and no worker computes: who is connected asks for nothing."""
         before = self._model()
         if before is None or before["jobQueueStatus"]["pendingRequests"]:
-            return before is None
+            return False
         pids = [int(worker["pid"]) for worker in before["workers"]]
         used = _cpu_seconds(pids)
         time.sleep(1)
         after = self._model()
-        queued = after is not None and after["jobQueueStatus"]["pendingRequests"]
-        return not queued and _cpu_seconds(pids) - used < 0.05
+        if after is None or after["jobQueueStatus"]["pendingRequests"]:
+            return False
+        return _cpu_seconds(pids) - used < 0.02
 
     def _environment(self) -> dict[str, str]:
         address = "http://127.0.0.1:{}"

@@ -18,6 +18,9 @@ from tests.uploads.case import encode, portrait
 
 GOOD = encode(portrait(), "PNG")
 
+# Hypothesis's own, when it shows a file that failed.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def the_worker_survives(service: Service) -> Iterator[None]:

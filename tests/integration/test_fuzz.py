@@ -20,6 +20,7 @@ GOOD = encode(portrait(), "PNG")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:PIL"),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
+    pytest.mark.filterwarnings("ignore:Generating overly large repr"),
 ]
 
 
