@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from deploy.stop import LOGS
-from deploy.supervisor import Supervisor
+from deploy.supervisor import Supervisor, say
 from deploy.torchserve import ROOT, Ports, TorchServe, is_free
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal was closed
@@ -78,7 +78,7 @@ def serve(opt: argparse.Namespace) -> None:
         print(banner(supervisor.page.url, supervisor.server), flush=True)
         supervisor.run()
     except Stopped:
-        print("\nfinishing what is under way ...", flush=True)
+        say("finishing what is under way ...")
         raise
     finally:
         supervisor.stop()
@@ -99,7 +99,7 @@ def main() -> int:
     try:
         serve(opt)
     except Stopped:
-        print("stopped")
+        say("stopped")
     except (RuntimeError, OSError) as error:
         print(f"error: {error}\nThe logs are in {opt.logs}.", file=sys.stderr)
         return 1
