@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -33,28 +34,34 @@ def on_starting(server: Any) -> None:
 class TimedSocket:
     """A connection whose client has to keep on sending, and to be done in time.
 
-    gunicorn waits for the next byte without end, and a thread waits with it. A client that is too
-    slow is treated as one that has gone.
+    gunicorn waits for the next byte without end, and a thread waits with it.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self.allow(HEADERS)
+        self.await_headers()
 
-    def allow(self, seconds: float) -> None:
-        """Give the client so long, from now, for all that it is to send."""
-        self._deadline = time.monotonic() + seconds
+    def await_headers(self) -> None:
+        """A client that is too slow now is treated as one that has gone."""
+        self.late = self._has_headers = False
+        self._deadline = time.monotonic() + HEADERS
+
+    def await_body(self) -> None:
+        """From now on there is somebody who can tell the client that it is too slow."""
+        self._has_headers = True
+        self._deadline = time.monotonic() + UPLOAD
 
     def recv(self, *arguments: Any) -> bytes:
-        """As a socket's; no bytes, as from a closed one, when the time is up."""
+        """As a socket's; TimeoutError, or no bytes before there is a request, when it is late."""
         left = min(STALL, self._deadline - time.monotonic())
-        if left <= 0:
-            return b""
-        self._sock.settimeout(left)
-        try:
-            return self._sock.recv(*arguments)
-        except TimeoutError:
-            return b""
+        if left > 0 and not self.late:
+            self._sock.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                return self._sock.recv(*arguments)
+        self.late = True
+        if self._has_headers:
+            raise TimeoutError("the client sends too slowly")
+        return b""
 
     def sendall(self, *arguments: Any) -> None:
         """As a socket's, for a client that takes the answer within the time of an upload."""
@@ -74,15 +81,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def handle(self, conn: Any) -> Any:
         """Read a request and answer it."""
         if isinstance(conn.sock, TimedSocket):
-            conn.sock.allow(HEADERS)  # the next one on a connection that was kept
+            conn.sock.await_headers()  # the next one on a connection that was kept
         else:
             conn.sock = TimedSocket(conn.sock)
         return super().handle(conn)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Answer a request whose headers have been read."""
-        conn.sock.allow(UPLOAD)
-        return super().handle_request(req, conn)
+        conn.sock.await_body()
+        more = super().handle_request(req, conn)
+        return more and not conn.sock.late  # else gunicorn would wait for the rest of the body
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer what is not HTTP; gunicorn's own way puts the client's text in answer and log."""
