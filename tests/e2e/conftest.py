@@ -109,7 +109,7 @@ def stop(service: Service, signum: int = signal.SIGTERM) -> str:
 
 
 def upload(service: Service, blob: bytes, **fields: str) -> requests.Response:
-    """Send a photo with the page's form, as a browser does: with the cookie and the form's token."""
+    """Send a photo with the form, as a browser does: with the cookie and the form's token."""
     with requests.Session() as browser:
         page = browser.get(service.page, timeout=60).text
         found = re.search(r'name="csrf_token" value="([^"]+)"', page)
