@@ -126,6 +126,14 @@ frontend: .venv/ready
 diagnostic: .venv/ready
 	@$(BIN)/python -m training.diagnostic $(ARGS)
 
+# Asks PyPI about every pin; SECURITY.md argues each exception that stands here as --ignore-vuln ID.
+EXCEPTIONS :=
+## security-audit: are there known weaknesses in the pinned packages? needs PyPI's advisories
+.PHONY: security-audit
+security-audit: .venv/ready
+	$(BIN)/pip-audit --strict --progress-spinner off --no-deps --disable-pip \
+		--requirement constraints.txt $(EXCEPTIONS) $(ARGS)
+
 ## clean: remove what was built, but not data, crops and runs
 .PHONY: clean
 clean:

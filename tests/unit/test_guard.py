@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 from flask.testing import FlaskClient
 
 from frontend import keys
@@ -22,6 +24,7 @@ from frontend.app import create_app
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_ports
 
+SPEC = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text(encoding="utf-8"))
 PASSED = (502, "backend_unreachable")
 PHOTO = b"\xff\xd8\xff a photo"
 
@@ -40,7 +43,9 @@ def detect(page: FlaskClient, address: str = "127.0.0.1", **headers: str) -> tup
         environ_overrides={"REMOTE_ADDR": address},
     )
     assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.json is not None
+    schema = {"$ref": "#/components/schemas/PageError", "components": SPEC["components"]}
+    jsonschema.validate(answer.json, schema, cls=jsonschema.Draft202012Validator)
+    assert str(answer.status_code) in SPEC["paths"]["/api/detect"]["post"]["responses"]
     assert answer.json["error"]["status"] == answer.status_code
     return answer.status_code, answer.json["error"]["code"]
 
@@ -76,6 +81,22 @@ def test_the_cookie_is_for_the_form_alone() -> None:
     header = client().get("/").headers["Set-Cookie"]
     assert {"HttpOnly", "SameSite=Strict"} <= set(header.split("; "))
     assert "Expires" not in header, "it goes when the browser is closed"
+
+
+def test_behind_tls_the_cookie_goes_over_tls_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPFAKE_SESSION_COOKIE_SECURE", "true")
+    page = client(PROXIES=1)
+    tls = {"X-Forwarded-Proto": "https"}
+    assert "Secure" in page.get("/", headers=tls).headers["Set-Cookie"].split("; ")
+    found = re.search(r'name="csrf_token" value="([^"]+)"', page.get("/", headers=tls).text)
+    assert found
+    answer = page.post(
+        "/",
+        data={"csrf_token": found[1], "image": (io.BytesIO(PHOTO), "a.jpg")},
+        headers=tls | {"Origin": "https://localhost"},
+        base_url="https://localhost",
+    )
+    assert answer.status_code == PASSED[0], "and no Referer is asked for"
 
 
 def test_processes_share_a_secret_that_is_configured_and_only_that() -> None:
