@@ -37,7 +37,7 @@ class Page:
             "DEEPFAKE_BACKEND_FILE": str(self.switch),
             "DEEPFAKE_LOG_FILE": str(self.logs / "page.log"),
         }
-        command = [sys.executable, "-m", "gunicorn", "--threads", "8", "--no-control-socket"]
+        command = [sys.executable, "-m", "gunicorn", "--config", "python:frontend.server"]
         command += ["--graceful-timeout", str(GRACE), "--bind", f"127.0.0.1:{self.port}"]
         with (self.logs / "console.log").open("ab") as log:
             self.process = subprocess.Popen(

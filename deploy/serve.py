@@ -35,6 +35,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--metrics-port", type=int, default=ports.metrics)
     parser.add_argument("--model-store", type=Path, default=ROOT / "model_store")
     parser.add_argument("--logs", type=Path, default=LOGS, help="folder for the log files")
+    parser.add_argument(
+        "--token",
+        action="store_true",
+        help="TorchServe answers only with a token, which the page has: for machines whose other "
+        "users are not to use it",
+    )
     parser.add_argument("--timeout", type=float, default=180, help="seconds to become ready")
     return parser.parse_args()
 
@@ -53,6 +59,9 @@ def check_ports(opt: argparse.Namespace) -> None:
 
 def banner(page_url: str, server: TorchServe) -> str:
     sample = ROOT / "tests" / "fixtures" / "astronaut.jpg"
+    attempt = f"curl -T {sample} {server.url}/predictions/deepfake"
+    if server.token:
+        attempt = f"curl -F image=@{sample} {page_url}/api/detect"
     return f"""
   ready
 
@@ -60,7 +69,7 @@ def banner(page_url: str, server: TorchServe) -> str:
   service   {server.url}/predictions/deepfake
   metrics   http://127.0.0.1:{server.ports.metrics}/metrics
 
-  try       curl -T {sample} {server.url}/predictions/deepfake
+  try       {attempt}
 
   Ctrl-C stops it.
 """
@@ -71,7 +80,7 @@ def serve(opt: argparse.Namespace) -> None:
     check_ports(opt)
     ports = Ports(opt.page_port, opt.inference_port, opt.management_port, opt.metrics_port)
     print("starting TorchServe and loading the model ...", flush=True)
-    supervisor = Supervisor(opt.model_store, opt.logs, ports, opt.timeout)
+    supervisor = Supervisor(opt.model_store, opt.logs, ports, opt.timeout, opt.token)
     signal.signal(signal.SIGUSR1, lambda signum, frame: supervisor.want_roll())
     try:
         supervisor.start()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import requests
 
+from deploy import tokens
 from deploy.page import GRACE, Page
 from deploy.torchserve import Ports, State, TorchServe, free_ports
 
@@ -70,11 +71,14 @@ class Supervisor:
         logs: folder for the log files and for ``serve.json``, which says what runs.
         ports: where everything listens.
         timeout: seconds in which a TorchServe must become ready.
+        token: whether TorchServe asks for tokens.
     """
 
-    def __init__(self, model_store: Path, logs: Path, ports: Ports, timeout: float) -> None:
+    def __init__(
+        self, model_store: Path, logs: Path, ports: Ports, timeout: float, token: bool = False
+    ) -> None:
         self.model_store, self.logs, self.timeout = model_store.resolve(), logs.resolve(), timeout
-        self.ports = ports
+        self.ports, self.token = ports, token
         self.record = self.logs / "serve.json"
         self.logs.mkdir(parents=True, exist_ok=True)
         if not (self.model_store / "deepfake.mar").is_file():
@@ -83,7 +87,7 @@ class Supervisor:
         self.switch = self.temp / "backend.json"
         self.releases = 0
         self.rolls: list[dict[str, object]] = []
-        self.server = TorchServe(self._release(), self.logs, ports)
+        self.server = TorchServe(self._release(), self.logs, ports, token)
         self.stand_in: TorchServe | None = None
         self.page = Page(ports.page, self.logs, self.switch)
         self.backoff, self.page_backoff = Backoff(), Backoff()
@@ -191,12 +195,13 @@ class Supervisor:
     def _change_over(self) -> None:
         """Old version -> new one as a stand-in on other ports -> new one on the usual ports."""
         old, release = self.server, self._release()
-        self.stand_in = TorchServe(release, self.logs / "stand-in", Ports(*free_ports(4)))
+        ports = Ports(*free_ports(4))
+        self.stand_in = TorchServe(release, self.logs / "stand-in", ports, self.token)
         self._bring_up(self.stand_in)
         self._send_to(self.stand_in)
         old.drain(GRACE)
         old.stop()
-        new = TorchServe(release, self.logs, self.ports)
+        new = TorchServe(release, self.logs, self.ports, self.token)
         self.server = new
         try:
             self._bring_up(new)
@@ -218,7 +223,7 @@ class Supervisor:
         server.start()
         self._write_record()
         server.wait_ready(self.timeout)
-        if not answers(server.url):
+        if not answers(server):
             raise RuntimeError("the new version does not answer as it should")
 
     def _release(self) -> Path:
@@ -232,7 +237,10 @@ class Supervisor:
     def _send_to(self, server: TorchServe) -> None:
         """Have the page ask this one from now on."""
         management = f"http://127.0.0.1:{server.ports.management}"
-        self._replace_switch({"torchserve": server.url, "management": management})
+        file = str(server.key_file) if server.token else None
+        self._replace_switch(
+            {"torchserve": server.url, "management": management, "token_file": file}
+        )
 
     def _replace_switch(self, content: dict[str, object]) -> None:
         part = self.temp / "part.json"
@@ -258,12 +266,15 @@ class Supervisor:
             say(f"{self.record} cannot be written ({error.strerror})")
 
 
-def answers(url: str) -> bool:
+def answers(server: TorchServe) -> bool:
     """Whether a server finds no face in a grey picture: it decodes, and it looks."""
+    url = f"{server.url}/predictions/deepfake"
     try:
-        answer = requests.post(f"{url}/predictions/deepfake", data=GREY_PNG, timeout=60).json()
+        token = tokens.token(server.key_file, "inference", server.ports.management)
+        bearer = {"Authorization": f"Bearer {token}"} if token else {}
+        answer = requests.post(url, data=GREY_PNG, headers=bearer, timeout=60).json()
         return bool(answer["error"]["code"] == "no_face")
-    except (requests.RequestException, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):  # requests' errors are OSErrors
         return False
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import http.client
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from typing import Any
 import psutil
 import requests
 
+from deploy import tokens
 from deploy.java import find_java
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,11 +81,17 @@ class TorchServe:
         model_store: folder with ``deepfake.mar``.
         logs: folder for its log files.
         ports: where to listen; they override config.properties.
+        token: whether it asks for tokens, which ``key_file`` then holds.
     """
 
-    def __init__(self, model_store: Path, logs: Path, ports: Ports | None = None) -> None:
+    def __init__(
+        self, model_store: Path, logs: Path, ports: Ports | None = None, token: bool = False
+    ) -> None:
         self.model_store, self.logs = model_store.resolve(), logs.resolve()
         self.ports = ports or Ports()
+        self.token = token
+        # The same after a restart, so that the page finds the new keys.
+        self.key_file = self.logs / "keys" / tokens.NAME
         self.process: subprocess.Popen[bytes] | None = None
         self.temp = ""
         self.retry_window = 300.0  # seconds in which it starts a dead worker again
@@ -101,10 +109,13 @@ class TorchServe:
         self._log_start = log.stat().st_size if log.exists() else 0
         # The archive is unpacked here and the workers' sockets lie here: short and private.
         self.temp = tempfile.mkdtemp(prefix="deepfake-")
+        if self.token:
+            self.key_file.parent.mkdir(mode=0o700, exist_ok=True)
+            self.key_file.unlink(missing_ok=True)
         with (self.logs / "console.log").open("ab") as console:
             self.process = subprocess.Popen(
                 java_command(self.model_store, self.temp, ROOT / "deploy" / "log4j2.xml"),
-                cwd=self.temp,
+                cwd=self.key_file.parent if self.token else self.temp,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -186,14 +197,18 @@ class TorchServe:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         shutil.rmtree(self.temp, ignore_errors=True)
+        if self.token:
+            shutil.rmtree(self.key_file.parent, ignore_errors=True)
 
     def _model(self) -> dict[str, Any] | None:
         """What the management API says of the model, or None."""
         url = f"http://127.0.0.1:{self.ports.management}/models/deepfake"
         try:
-            model: dict[str, Any] = requests.get(url, timeout=5).json()[0]
+            bearer = tokens.headers(self.key_file, self.ports.management)
+            model: dict[str, Any] = requests.get(url, headers=bearer, timeout=5).json()[0]
             return model if "workers" in model else None
-        except (requests.RequestException, ValueError, KeyError, IndexError, TypeError):
+        # Those of requests are OSErrors.
+        except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError):
             return None
 
     def _connections(self) -> int:
@@ -225,6 +240,7 @@ class TorchServe:
             "TS_MANAGEMENT_ADDRESS": address.format(self.ports.management),
             "TS_METRICS_ADDRESS": address.format(self.ports.metrics),
             "TS_METRICS_CONFIG": str(ROOT / "handler" / "metrics.yaml"),
+            "TS_DISABLE_TOKEN_AUTHORIZATION": str(not self.token).lower(),
         }
 
 

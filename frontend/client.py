@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import requests
 
+from frontend import tokens
 from frontend.errors import BackendError
 from frontend.logs import ID_HEADER, log, request_id
 
@@ -41,9 +42,10 @@ class Client:
         management_url: the management address, such as http://127.0.0.1:8081.
         model: the name under which the model is registered.
         timeout: longest wait for an answer, in seconds, a second try included.
-        switch: a JSON file with other addresses, ``{"torchserve": ..., "management": ...}``,
-            which win as soon as they change: how a new version takes over without a restart.
-            Where it says ``{"stopping": true}``, nothing new is begun.
+        auth: puts TorchServe's tokens on the requests; None where it asks for none.
+        switch: a JSON file with other addresses, ``{"torchserve": ..., "management": ...,
+            "token_file": ...}``, which win as soon as they change: how a new version takes over
+            without a restart. Where it says ``{"stopping": true}``, nothing new is begun.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Client:
         management_url: str,
         model: str,
         timeout: float,
+        auth: requests.auth.AuthBase | None = None,
         switch: Path | None = None,
     ) -> None:
         self._model = quote(model, safe="")
@@ -59,7 +62,7 @@ class Client:
         self._switch, self._switched = switch, ""
         self._lock = threading.Lock()
         self._one_at_a_time = threading.Lock()
-        self._backend = self._at(url, management_url)
+        self._backend = self._at(url, management_url, auth)
 
     def detect(self, blob: bytes, content_type: str, crops: bool = True) -> dict[str, Any]:
         """Have one photo judged, and once more if the detector was busy, gone or died.
@@ -116,13 +119,15 @@ class Client:
                     if to.get("stopping"):
                         message = "The service is being restarted."
                         raise BackendError("stopping", message, 503, RESTART_AFTER)
-                    self._backend = self._at(to["torchserve"], to["management"])
+                    auth = tokens.from_config(to.get("token_file"), to["management"])
+                    self._backend = self._at(to["torchserve"], to["management"], auth)
                     self._switched = text
                     old.session.close()  # what is under way there goes on to its end
         return self._backend
 
-    def _at(self, url: str, management_url: str) -> Backend:
+    def _at(self, url: str, management_url: str, auth: requests.auth.AuthBase | None) -> Backend:
         session = requests.Session()
+        session.auth = auth
         # A proxy set in the environment must not get to see people's photos.
         session.trust_env = False
         return Backend(

@@ -116,6 +116,20 @@ def stop(service: Service, signum: int = signal.SIGTERM) -> str:
         pytest.fail("the service did not stop")
 
 
+def upload(service: Service, blob: bytes, **fields: str) -> requests.Response:
+    """Send a photo with the form, as a browser does: with the cookie and the form's token."""
+    with requests.Session() as browser:
+        page = browser.get(service.page, timeout=60).text
+        found = re.search(r'name="csrf_token" value="([^"]+)"', page)
+        assert found, page
+        return browser.post(
+            service.page,
+            data={"csrf_token": found[1], **fields},
+            files={"image": blob},
+            timeout=60,
+        )
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     running = start(tmp_path_factory.mktemp("logs"))
