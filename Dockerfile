@@ -47,6 +47,8 @@ COPY handler handler
 COPY saved_model.pth ./
 ARG MODEL_VERSION=1.0
 RUN mkdir model_store \
+    && sha256sum saved_model.pth > digest \
+    && printf 'checkpointSha256: "%.64s"\n' "$(cat digest)" >> handler/model-config.yaml \
     && /opt/venv/bin/torch-model-archiver --model-name deepfake --version "${MODEL_VERSION}" \
         --serialized-file saved_model.pth --handler handler/deepfake_handler.py \
         --config-file handler/model-config.yaml --extra-files src --export-path model_store
@@ -59,14 +61,17 @@ COPY --from=serve-packages /opt/venv /opt/venv
 WORKDIR /app
 COPY config.properties ./
 COPY handler/metrics.yaml handler/
-COPY deploy/__init__.py deploy/java.py deploy/torchserve.py deploy/
+COPY deploy/__init__.py deploy/java.py deploy/tokens.py deploy/torchserve.py deploy/
 COPY deploy/container deploy/container
 COPY --from=archive /build/model_store model_store
 # Inference and metrics answer other containers, whose networks decide who reaches them. The
-# management API stays on loopback, as config.properties has it.
+# management API stays on loopback, as config.properties has it. Who asks needs the inference token,
+# which the health check writes into the file that DEEPFAKE_TOKEN_FILE names.
+# hadolint ignore=DL3064
 ENV PATH=/opt/venv/bin:$PATH \
     TS_INFERENCE_ADDRESS=http://0.0.0.0:8080 \
-    TS_METRICS_ADDRESS=http://0.0.0.0:8082
+    TS_METRICS_ADDRESS=http://0.0.0.0:8082 \
+    TS_DISABLE_TOKEN_AUTHORIZATION=false
 USER 10001:10001
 EXPOSE 8080 8082
 # Loading takes 10 to 60 seconds, with few CPUs more. -S: it needs none of the packages.
@@ -79,11 +84,15 @@ FROM python AS frontend
 COPY --from=frontend-packages /opt/venv /opt/venv
 WORKDIR /app
 COPY frontend frontend
-ENV PATH=/opt/venv/bin:$PATH
+# The volume of the API keys gets its owner from here.
+RUN install --directory --owner 10001 --group 10001 --mode 0700 /keys
+# By which names it is asked for is the proxy's business, until DEEPFAKE_HOSTS says otherwise.
+ENV PATH=/opt/venv/bin:$PATH \
+    DEEPFAKE_HOSTS=[]
 USER 10001:10001
 EXPOSE 5000
 HEALTHCHECK --interval=10s --timeout=8s --start-period=30s --retries=3 \
     CMD ["python", "-S", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:5000/healthz', timeout=5)"]
 # Eight photos at a time; when told to stop it finishes them (the page waits 60 s for an answer).
-CMD ["gunicorn", "--bind", "0.0.0.0:5000", "--threads", "8", "--no-control-socket", \
+CMD ["gunicorn", "--config", "python:frontend.server", "--bind", "0.0.0.0:5000", \
      "--graceful-timeout", "65", "frontend.app:create_app()"]

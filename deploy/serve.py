@@ -39,6 +39,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--metrics-port", type=int, default=ports.metrics)
     parser.add_argument("--model-store", type=Path, default=ROOT / "model_store")
     parser.add_argument("--logs", type=Path, default=LOGS, help="folder for the log files")
+    parser.add_argument(
+        "--token",
+        action="store_true",
+        help="TorchServe answers only with a token, which the page has: for machines whose other "
+        "users are not to use it",
+    )
     parser.add_argument("--timeout", type=float, default=180, help="seconds to become ready")
     return parser.parse_args()
 
@@ -56,14 +62,16 @@ def check_ports(opt: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def page(opt: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
+def page(opt: argparse.Namespace, server: TorchServe) -> Iterator[subprocess.Popen[bytes]]:
     """The Flask page under gunicorn."""
     environment = {
         **os.environ,
         "DEEPFAKE_TORCHSERVE_URL": f"http://127.0.0.1:{opt.inference_port}",
         "DEEPFAKE_MANAGEMENT_URL": f"http://127.0.0.1:{opt.management_port}",
     }
-    command = [sys.executable, "-m", "gunicorn", "--threads", "8", "--no-control-socket"]
+    if server.token:
+        environment["DEEPFAKE_TOKEN_FILE"] = str(server.key_file)
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:frontend.server"]
     command += ["--bind", f"127.0.0.1:{opt.page_port}", "frontend.app:create_app()"]
     with (opt.logs / "page.log").open("ab") as log:
         process = subprocess.Popen(
@@ -93,6 +101,9 @@ def wait_for_page(url: str, process: subprocess.Popen[bytes], timeout: float = 3
 
 def banner(page_url: str, server: TorchServe) -> str:
     sample = ROOT / "tests" / "fixtures" / "astronaut.jpg"
+    attempt = f"curl -T {sample} {server.url}/predictions/deepfake"
+    if server.token:
+        attempt = f"curl -F image=@{sample} {page_url}/api/detect"
     return f"""
   ready
 
@@ -100,7 +111,7 @@ def banner(page_url: str, server: TorchServe) -> str:
   service   {server.url}/predictions/deepfake
   metrics   http://127.0.0.1:{server.ports.metrics}/metrics
 
-  try       curl -T {sample} {server.url}/predictions/deepfake
+  try       {attempt}
 
   Ctrl-C stops it.
 """
@@ -112,12 +123,12 @@ def serve(opt: argparse.Namespace) -> None:
     opt.logs.mkdir(parents=True, exist_ok=True)
     pid_file = opt.logs / PID_FILE
     ports = Ports(opt.page_port, opt.inference_port, opt.management_port, opt.metrics_port)
-    server = TorchServe(opt.model_store, opt.logs, ports)
+    server = TorchServe(opt.model_store, opt.logs, ports, opt.token)
     page_url = f"http://127.0.0.1:{ports.page}"
     print("starting TorchServe and loading the model ...", flush=True)
     try:
         server.start()
-        with page(opt) as flask:
+        with page(opt, server) as flask:
             assert server.process is not None
             pids = {"serve": os.getpid(), "torchserve": server.process.pid, "page": flask.pid}
             pid_file.write_text(json.dumps(pids), encoding="utf-8")

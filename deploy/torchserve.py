@@ -21,6 +21,7 @@ from pathlib import Path
 
 import requests
 
+from deploy import tokens
 from deploy.java import find_java
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,11 +56,17 @@ class TorchServe:
         model_store: folder with ``deepfake.mar``.
         logs: folder for its log files.
         ports: where to listen; they override config.properties.
+        token: whether it asks for tokens, which ``key_file`` then holds.
     """
 
-    def __init__(self, model_store: Path, logs: Path, ports: Ports | None = None) -> None:
+    def __init__(
+        self, model_store: Path, logs: Path, ports: Ports | None = None, token: bool = False
+    ) -> None:
         self.model_store, self.logs = model_store.resolve(), logs.resolve()
         self.ports = ports or Ports()
+        self.token = token
+        # The same after a restart, so that the page finds the new keys.
+        self.key_file = self.logs / "keys" / tokens.NAME
         self.process: subprocess.Popen[bytes] | None = None
         self._temp = ""
         self._log_start = 0
@@ -76,10 +83,13 @@ class TorchServe:
         self._log_start = log.stat().st_size if log.exists() else 0
         # The archive is unpacked here and the workers' sockets lie here: short and private.
         self._temp = tempfile.mkdtemp(prefix="deepfake-")
+        if self.token:
+            self.key_file.parent.mkdir(mode=0o700, exist_ok=True)
+            self.key_file.unlink(missing_ok=True)
         with (self.logs / "console.log").open("ab") as console:
             self.process = subprocess.Popen(
                 java_command(self.model_store, self._temp, ROOT / "deploy" / "log4j2.xml"),
-                cwd=self._temp,
+                cwd=self.key_file.parent if self.token else self._temp,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -122,8 +132,9 @@ class TorchServe:
         """Whether a worker of the model is READY."""
         url = f"http://127.0.0.1:{self.ports.management}/models/deepfake"
         try:
-            workers = requests.get(url, timeout=5).json()[0]["workers"]
-        except (requests.RequestException, ValueError, KeyError, IndexError):
+            bearer = tokens.headers(self.key_file, self.ports.management)
+            workers = requests.get(url, headers=bearer, timeout=5).json()[0]["workers"]
+        except (OSError, ValueError, KeyError, IndexError):  # requests' errors are OSErrors
             return False
         return any(worker["status"] == "READY" for worker in workers)
 
@@ -137,6 +148,8 @@ class TorchServe:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait()
         shutil.rmtree(self._temp, ignore_errors=True)
+        if self.token:
+            shutil.rmtree(self.key_file.parent, ignore_errors=True)
 
     def _environment(self) -> dict[str, str]:
         address = "http://127.0.0.1:{}"
@@ -147,6 +160,7 @@ class TorchServe:
             "TS_MANAGEMENT_ADDRESS": address.format(self.ports.management),
             "TS_METRICS_ADDRESS": address.format(self.ports.metrics),
             "TS_METRICS_CONFIG": str(ROOT / "handler" / "metrics.yaml"),
+            "TS_DISABLE_TOKEN_AUTHORIZATION": str(not self.token).lower(),
         }
 
 

@@ -6,9 +6,9 @@ import io
 from collections.abc import Mapping
 from typing import IO, Any
 
-from flask import Flask, Request, Response
+from flask import Flask, Request
 
-from frontend import errors, views
+from frontend import errors, guard, tokens, views
 from frontend.client import Client
 
 DEFAULTS: dict[str, Any] = {
@@ -18,16 +18,26 @@ DEFAULTS: dict[str, Any] = {
     "TIMEOUT": 60,  # seconds
     # A photo may have 20 MB; the rest is for the multipart frame around it.
     "MAX_CONTENT_LENGTH": 21 * 1024 * 1024,
-}
-
-HEADERS = {
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": (
-        "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; "
-        "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-    ),
+    # TorchServe's key_file.json, or a file with its inference token; None: it asks for none.
+    "TOKEN_FILE": None,
+    # The names under which the page is asked for, without port; empty: any.
+    "HOSTS": ["127.0.0.1", "localhost", "::1"],
+    # How many proxies stand before the page, whose X-Forwarded-For can be believed.
+    "PROXIES": 0,
+    # Keys that the JSON route asks for: a file that `python -m frontend.keys` made. None: none.
+    "API_KEYS": None,
+    # Photos for each address, and for each key: "60 per minute; 1000 per day". None: any number.
+    "RATE": None,
+    "KEY_RATE": None,
+    # Where they are counted; several processes count together in redis://HOST:6379.
+    "RATE_STORAGE": "memory://",
+    # Signs the form's token; drawn at random when it is not set.
+    "SECRET_KEY": None,
+    "SESSION_COOKIE_NAME": "form",
+    "SESSION_COOKIE_SAMESITE": "Strict",
+    "WTF_CSRF_ENABLED": True,
+    "WTF_CSRF_TIME_LIMIT": None,  # as long as the browser is open: people leave pages open
+    "WTF_CSRF_SSL_STRICT": False,  # guard.py looks at where a form comes from, with and without TLS
 }
 
 
@@ -63,13 +73,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         str(app.config["MANAGEMENT_URL"]),
         str(app.config["MODEL_NAME"]),
         float(app.config["TIMEOUT"]),
+        tokens.from_config(app.config["TOKEN_FILE"], str(app.config["MANAGEMENT_URL"])),
     )
+    guard.register(app)
     app.register_blueprint(views.blueprint)
     errors.register(app)
-    app.after_request(_add_headers)
     return app
-
-
-def _add_headers(response: Response) -> Response:
-    response.headers.update(HEADERS)
-    return response

@@ -21,9 +21,17 @@ class Client:
         management_url: the management address, such as http://127.0.0.1:8081.
         model: the name under which the model is registered.
         timeout: longest wait for an answer, in seconds.
+        auth: puts TorchServe's tokens on the requests; None where it asks for none.
     """
 
-    def __init__(self, url: str, management_url: str, model: str, timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        management_url: str,
+        model: str,
+        timeout: float,
+        auth: requests.auth.AuthBase | None = None,
+    ) -> None:
         name = quote(model, safe="")
         self._predictions = f"{url.rstrip('/')}/predictions/{name}"
         self._model = f"{management_url.rstrip('/')}/models/{name}"
@@ -31,6 +39,7 @@ class Client:
         self._session = requests.Session()
         # A proxy set in the environment must not get to see people's photos.
         self._session.trust_env = False
+        self._session.auth = auth
 
     def detect(self, blob: bytes, content_type: str, crops: bool = True) -> dict[str, Any]:
         """Have one photo judged.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from flask import Flask, Response, current_app, jsonify, make_response, render_template, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException
 
 
 class Words(NamedTuple):
@@ -49,6 +49,20 @@ WORDS = {
     "backend_busy": Words("The detector is busy", "Try again in a few seconds."),
     "not_found": Words("There is no such page", "Go back to the start and choose a photo."),
     "method_not_allowed": Words("That does not work here", "Use the form below."),
+    "wrong_host": Words(
+        "This page is not known by that name",
+        "Use the address that you were given; whoever runs this page can add names to it.",
+    ),
+    "cross_site": Words("This came from another site", "Open this page itself, and use its form."),
+    "form_expired": Words(
+        "The form has expired",
+        "Load this page anew and choose the photo again. It needs a cookie, for nothing but the "
+        "form.",
+    ),
+    "too_many_requests": Words("That was a lot of photos", "Wait a moment, then try again."),
+    "upload_incomplete": Words(
+        "The photo did not arrive", "Check your connection and try again, or with a smaller photo."
+    ),
     "bad_request": Words("The request was not understood", "Choose a photo and try again."),
 }
 
@@ -102,10 +116,64 @@ class NoPhoto(FrontendError):
         super().__init__("empty_input", "The request holds no photo.", 400)
 
 
+class WrongHost(FrontendError):
+    """The request names a host that is not among the page's own."""
+
+    def __init__(self) -> None:
+        super().__init__("wrong_host", "This page does not answer under that name.", 421)
+
+
+class CrossSite(FrontendError):
+    """A browser sends this for another site's page."""
+
+    def __init__(self) -> None:
+        message = "Requests from the pages of other sites are not answered."
+        super().__init__("cross_site", message, 403)
+
+
+class FormExpired(FrontendError):
+    """The form's token is missing or not of this browser."""
+
+    def __init__(self) -> None:
+        message = "The form has no valid token; programs use /api/detect."
+        super().__init__("form_expired", message, 403)
+
+
+class NoKey(FrontendError):
+    """The JSON route asks for an API key, and there is none that is known."""
+
+    def __init__(self) -> None:
+        message = "An API key is needed: send it as Authorization: Bearer KEY."
+        super().__init__("key_required", message, 401)
+
+
+class KeyRevoked(FrontendError):
+    """The API key was good once."""
+
+    def __init__(self) -> None:
+        super().__init__("key_revoked", "This API key has been revoked; ask for a new one.", 403)
+
+
+class TooMany(FrontendError):
+    """More photos in a time than allowed; ``wait`` is the number of seconds until some are."""
+
+    def __init__(self, wait: int) -> None:
+        message = f"Too many photos in a short time; wait {wait} s."
+        super().__init__("too_many_requests", message, 429, wait)
+
+
+class UploadIncomplete(FrontendError):
+    """The body broke off, or took too long."""
+
+    def __init__(self) -> None:
+        super().__init__("upload_incomplete", "The photo did not arrive in time, or whole.", 408)
+
+
 def register(app: Flask) -> None:
     """Answer every error of ``app`` in JSON under /api/, else with the page."""
     app.register_error_handler(FrontendError, _answer)
     app.register_error_handler(HTTPException, _answer_http)
+    app.register_error_handler(ClientDisconnected, lambda error: _answer(UploadIncomplete()))
 
 
 def _answer(error: FrontendError) -> Response:
@@ -118,6 +186,8 @@ def _answer(error: FrontendError) -> Response:
     response.status_code = error.status
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 

@@ -10,7 +10,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from frontend import preview
 from frontend.client import Client
-from frontend.errors import NoPhoto
+from frontend.errors import NoPhoto, UploadIncomplete
 
 IMAGE_TYPES = (
     "image/jpeg",
@@ -89,11 +89,19 @@ def _uploaded() -> tuple[bytes, str]:
 
 
 def _raw() -> tuple[bytes, str]:
-    """The body and its type; NoPhoto if it is empty, RequestEntityTooLarge if it is too long."""
+    """The body and its type.
+
+    Raises:
+        NoPhoto: it is empty.
+        UploadIncomplete: it broke off.
+        RequestEntityTooLarge: it is too long.
+    """
     blob = request.get_data(cache=False)
     if len(blob) == request.max_content_length:
         # Of a body without a length, Werkzeug drops what is over the limit, without a word.
         raise RequestEntityTooLarge
+    if len(blob) < (request.content_length or 0):
+        raise UploadIncomplete
     if not blob:
         raise NoPhoto
     # The backend takes JSON with a base64 image as well. Anything else, such as the form type

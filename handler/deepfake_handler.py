@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from deepfake.checkpoint import BALANCED
+from deepfake.checkpoint import BALANCED, verify
 from deepfake.errors import BadBase64, BadRequest, DeepfakeError, EmptyInput
 from deepfake.pipeline import Pipeline, Verdict
 
@@ -45,8 +45,10 @@ class DeepfakeHandler:
         gpu = context.system_properties.get("gpu_id")
         device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
         options = config.get("handler") or {}
+        checkpoint = folder / context.manifest["model"]["serializedFile"]
+        _check(checkpoint, config)
         self.pipeline = Pipeline.from_file(
-            folder / context.manifest["model"]["serializedFile"],
+            checkpoint,
             device,
             str(options.get("operatingPoint", BALANCED)),
             str(options.get("runtime", "auto")),
@@ -86,6 +88,14 @@ class DeepfakeHandler:
         _observe(context, "deepfake_faces_per_image", answer.faces_found)
         _observe(context, "deepfake_fake_probability", answer.worst.fake_probability)
         return json.dumps(answer.to_json(crops) | {"model": self.model})
+
+
+def _check(checkpoint: Path, config: dict[str, Any]) -> None:
+    """Compare the file with the digest written down in the archive, and with the one that whoever
+    runs the service has set, which nobody who can only exchange archives can reach."""
+    for digest in (config.get("checkpointSha256"), os.environ.get("DEEPFAKE_CHECKPOINT_SHA256")):
+        if digest:
+            verify(checkpoint, str(digest))
 
 
 def _read(row: dict[str, Any], headers: dict[str, Any]) -> tuple[bytes | DeepfakeError, bool]:

@@ -3,20 +3,31 @@
 TorchServe's own ``/ping`` says Healthy before the model is loaded and while its worker dies again
 and again. The management API, which says the truth, listens inside the container only. Runs every
 few seconds, so it imports nothing that is slow.
+
+It also hands TorchServe's inference token on to the page, through the file that
+DEEPFAKE_TOKEN_FILE names, if token authorisation is on: who may run here may read the keys.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
 import sys
+import tempfile
+from pathlib import Path
+
+from deploy import tokens
+
+KEY_FILE = Path(tempfile.gettempdir(), "torchserve", tokens.NAME)  # where serve.py starts Java
 
 
 def ready(port: int = 8081, model: str = "deepfake") -> bool:
     """Whether this machine's TorchServe has a worker that can answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
     try:
-        connection.request("GET", f"/models/{model}")
+        connection.request("GET", f"/models/{model}", headers=tokens.headers(KEY_FILE, port))
         versions = json.load(connection.getresponse())
         return any(w["status"] == "READY" for version in versions for w in version["workers"])
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
@@ -25,5 +36,14 @@ def ready(port: int = 8081, model: str = "deepfake") -> bool:
         connection.close()
 
 
+def hand_on_token(port: int = 8081) -> None:
+    """Write the inference token to where the page reads it, if this container has such a place."""
+    target = os.environ.get("DEEPFAKE_TOKEN_FILE")
+    if target and KEY_FILE.exists():
+        tokens.hand_on(KEY_FILE, Path(target), port)
+
+
 if __name__ == "__main__":
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        hand_on_token()  # before a worker is READY: the page then says that, and not "refused"
     sys.exit(0 if ready() else 1)

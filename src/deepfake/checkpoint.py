@@ -15,6 +15,7 @@ A dictionary of plain types and tensors, so that ``torch.load(weights_only=True)
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -163,6 +164,25 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: Path, expected: str) -> None:
+    """Refuse a file that is not the one whose digest was written down.
+
+    Args:
+        expected: its SHA-256, hexadecimal.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or another one.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; build the archive anew.")
+    found = sha256(path)
+    if not hmac.compare_digest(found, expected.strip().lower()):
+        raise CheckpointError(
+            f"{path.name} is not the file that was archived: its SHA-256 is {found}, not "
+            f"{expected}. It is damaged or was exchanged, so it was not loaded."
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

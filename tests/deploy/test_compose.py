@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import limits
 import pytest
 
 from frontend.app import DEFAULTS
@@ -17,12 +18,13 @@ from tests.deploy.files import DEPLOY, ROOT, instruction, load
 COMPOSE = DEPLOY / "compose.yaml"
 SERVICES: dict[str, Any] = load("deploy/compose.yaml")["services"]
 NETWORKS: dict[str, Any] = load("deploy/compose.yaml")["networks"]
+VOLUMES: dict[str, Any] = load("deploy/compose.yaml")["volumes"]
 NGINX = (DEPLOY / "compose" / "nginx.conf").read_text(encoding="utf-8")
 
 
 def filled(text: str) -> str:
     """The text with every ${NAME:-default} at its default."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+    return re.sub(r"\$\{\w+:?-([^}]*)\}", r"\1", text)
 
 
 def seconds(duration: str) -> int:
@@ -96,6 +98,43 @@ def test_the_page_asks_the_address_that_torchserve_listens_on() -> None:
     assert SERVICES["page"]["environment"]["DEEPFAKE_TORCHSERVE_URL"] == listens
 
 
+def test_the_page_gets_torchserves_token_and_nothing_else_of_it() -> None:
+    torchserve, page = SERVICES["torchserve"], SERVICES["page"]
+    assert torchserve["environment"]["TS_DISABLE_TOKEN_AUTHORIZATION"] == "false"
+    file = torchserve["environment"]["DEEPFAKE_TOKEN_FILE"]
+    assert file == page["environment"]["DEEPFAKE_TOKEN_FILE"]
+    folder = file.rpartition("/")[0]
+    assert f"token:{folder}" in torchserve["volumes"]
+    assert f"token:{folder}:ro" in page["volumes"]
+    assert [n for n, s in SERVICES.items() if "token:" in str(s.get("volumes"))] == [
+        "torchserve",
+        "page",
+    ]
+    owner = dict(part.split("=") for part in VOLUMES["token"]["driver_opts"]["o"].split(","))
+    for image in ("serve", "frontend"):
+        assert instruction(image, "USER") == f"{owner['uid']}:{owner['gid']}"
+    assert owner["mode"] == "0700"
+
+
+def test_the_pages_settings_are_ones_that_it_has() -> None:
+    for name, value in SERVICES["page"]["environment"].items():
+        setting = name.removeprefix("DEEPFAKE_")
+        assert setting in DEFAULTS, name
+        assert not re.search(r"\$\{(?!\w+:?-)", str(value)), "a setting without a default"
+
+
+def test_rates_are_limited_for_all_pages_together() -> None:
+    settings = {name: filled(str(v)) for name, v in SERVICES["page"]["environment"].items()}
+    assert settings["DEEPFAKE_RATE"] == "30 per minute"
+    assert settings["DEEPFAKE_PROXIES"] == "1"
+    assert settings["DEEPFAKE_RATE_STORAGE"] == "redis://redis:6379"
+    assert on("rates") == {"redis", "page"}
+    assert SERVICES["redis"]["networks"] == ["rates"]
+    assert not SERVICES["redis"].get("volumes"), "addresses are kept in memory only"
+    for name in ("DEEPFAKE_RATE", "DEEPFAKE_KEY_RATE"):
+        assert limits.parse_many(settings[name])
+
+
 def test_only_the_proxys_network_leads_outside() -> None:
     used = {network for service in SERVICES.values() for network in service["networks"]}
     assert used == set(NETWORKS)
@@ -131,12 +170,22 @@ def test_what_is_mounted_is_there_and_cannot_be_written() -> None:
 
 
 def test_no_photo_can_reach_a_disk() -> None:
+    in_memory = {n for n, v in VOLUMES.items() if v.get("driver_opts", {}).get("type") == "tmpfs"}
     for name in ("torchserve", "page", "proxy"):
-        assert not [v for v in SERVICES[name].get("volumes", []) if not v.endswith(":ro")]
+        written = [v for v in SERVICES[name].get("volumes", []) if not v.endswith(":ro")]
+        assert {v.partition(":")[0] for v in written} <= in_memory
         assert any(t.startswith("/tmp:") for t in SERVICES[name]["tmpfs"])
     paths = re.findall(r"_temp_path (\S+);", NGINX)
     assert len(paths) == 5
     assert all(path.startswith("/tmp/") for path in paths)
+
+
+def test_the_proxys_own_answers_are_kept_nowhere() -> None:
+    own = re.findall(r"location @\w+ \{(.*?)\n    \}", NGINX, re.DOTALL)
+    assert len(own) == 2
+    for answer in own:
+        assert "add_header Cache-Control no-store always;" in answer
+        assert "add_header X-Content-Type-Options nosniff always;" in answer
 
 
 # The proxy

@@ -9,6 +9,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from frontend.app import DEFAULTS
 from tests.deploy.files import DEPLOY, ROOT, exported, instruction, load, load_all, selected
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -36,6 +37,11 @@ def pod(name: str) -> dict[str, Any]:
 def container(name: str) -> dict[str, Any]:
     (only,) = pod(name)["containers"]
     return only
+
+
+def environment(name: str) -> dict[str, str]:
+    """The variables of a container that are set in the manifest itself."""
+    return {entry["name"]: entry["value"] for entry in container(name)["env"] if "value" in entry}
 
 
 DEPLOYMENTS = [d["metadata"]["name"] for d in DOCUMENTS if d["kind"] == "Deployment"]
@@ -76,8 +82,7 @@ def test_the_names_are_those_of_one_another() -> None:
         for kind in ("Deployment", "PodDisruptionBudget"):
             assert find(kind, name)["spec"]["selector"]["matchLabels"].items() <= labels.items()
     (port,) = find("Service", "torchserve")["spec"]["ports"]
-    (url,) = container("page")["env"]
-    assert url == {"name": "DEEPFAKE_TORCHSERVE_URL", "value": f"http://torchserve:{port['port']}"}
+    assert environment("page")["DEEPFAKE_TORCHSERVE_URL"] == f"http://torchserve:{port['port']}"
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
@@ -138,6 +143,24 @@ def test_the_page_calls_the_detector_and_the_name_server_only() -> None:
     assert {port["port"] for rule in egress for port in rule["ports"]} == {8080, 53}
     for rule in egress:
         assert rule["to"]
+
+
+def test_the_pages_settings_are_ones_that_it_has_and_its_pods_sign_alike() -> None:
+    names = [entry["name"].removeprefix("DEEPFAKE_") for entry in container("page")["env"]]
+    assert set(names) <= set(DEFAULTS)
+    (secret,) = (e for e in container("page")["env"] if e["name"] == "DEEPFAKE_SECRET_KEY")
+    reference = secret["valueFrom"]["secretKeyRef"]
+    text = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
+    command = f"create secret generic {reference['name']} --from-literal={reference['key']}="
+    assert command in text, "without the secret no pod starts"
+
+
+def test_tokens_are_off_only_where_the_network_policy_stands_in_for_them() -> None:
+    assert "TS_DISABLE_TOKEN_AUTHORIZATION=false" in instruction("serve", "ENV")
+    assert environment("torchserve")["TS_DISABLE_TOKEN_AUTHORIZATION"] == "true"
+    assert opened("torchserve")[8080] == [
+        {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "page"}}}
+    ]
 
 
 # When it starts, stops and grows

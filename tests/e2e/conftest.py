@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import requests
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,6 +106,20 @@ def stop(service: Service, signum: int = signal.SIGTERM) -> str:
         os.killpg(service.process.pid, signal.SIGTERM)
         service.process.communicate()
         pytest.fail("the service did not stop")
+
+
+def upload(service: Service, blob: bytes, **fields: str) -> requests.Response:
+    """Send a photo with the form, as a browser does: with the cookie and the form's token."""
+    with requests.Session() as browser:
+        page = browser.get(service.page, timeout=60).text
+        found = re.search(r'name="csrf_token" value="([^"]+)"', page)
+        assert found, page
+        return browser.post(
+            service.page,
+            data={"csrf_token": found[1], **fields},
+            files={"image": blob},
+            timeout=60,
+        )
 
 
 @pytest.fixture(scope="session")

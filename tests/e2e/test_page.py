@@ -7,7 +7,7 @@ import re
 import requests
 
 from frontend.views import percent
-from tests.e2e.conftest import ROOT, Service
+from tests.e2e.conftest import ROOT, Service, upload
 
 ASTRONAUT = (ROOT / "tests" / "fixtures" / "astronaut.jpg").read_bytes()
 
@@ -25,7 +25,7 @@ def words(html: str) -> str:
 
 def test_a_photo_gets_its_verdict_in_words_and_pictures(service: Service) -> None:
     direct = requests.post(service.url, data=ASTRONAUT, timeout=60).json()
-    page = requests.post(service.page, files={"image": ASTRONAUT}, timeout=60)
+    page = upload(service, ASTRONAUT)
     assert page.status_code == 200
     headline = re.search(r'<h2 id="headline"[^>]*>([^<]*)</h2>', page.text)
     assert headline
@@ -52,7 +52,7 @@ def test_the_json_route_gives_the_services_answer(service: Service) -> None:
 
 
 def test_errors_come_in_plain_words_with_their_status(service: Service) -> None:
-    page = requests.post(service.page, files={"image": b"not a photo"}, timeout=60)
+    page = upload(service, b"not a photo")
     assert page.status_code == 415
     assert "What to do" in words(page.text)
     route = requests.post(f"{service.page}/api/detect", data=ASTRONAUT[:4000], timeout=60)

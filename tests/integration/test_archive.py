@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deepfake.checkpoint import sha256
 from deepfake.pipeline import Pipeline, Verdict
@@ -68,6 +69,12 @@ def test_archive_holds_the_tree_and_nothing_else(unpacked: Path) -> None:
     for name in sorted(library):
         source = ROOT / "src" / name
         assert (unpacked / name).read_bytes() == source.read_bytes(), f"stale: {name}"
+
+
+def test_archive_says_which_checkpoint_it_was_made_with(unpacked: Path) -> None:
+    config = yaml.safe_load((unpacked / "model-config.yaml").read_text(encoding="utf-8"))
+    assert config.pop("checkpointSha256") == sha256(ROOT / "saved_model.pth")
+    assert config == yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
 
 
 def test_archive_gives_the_probabilities_of_the_library(unpacked: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepfake.checkpoint import Checkpoint, OperatingPoint, load, save, sha256
+from deepfake.checkpoint import Checkpoint, OperatingPoint, load, save, sha256, verify
 from deepfake.errors import CheckpointError
 from deepfake.model import DeepfakeDetector
 from tests.conftest import TINY
@@ -149,6 +149,20 @@ def test_others_can_read_it_without_this_package(saved: Path) -> None:
 def test_the_checksum_is_that_of_the_file(saved: Path) -> None:
     expected = hashlib.sha256(saved.read_bytes()).hexdigest()
     assert load(saved).sha256 == sha256(saved) == expected
+
+
+def test_a_file_is_verified_before_it_is_opened(saved: Path, tmp_path: Path) -> None:
+    digest = hashlib.sha256(saved.read_bytes()).hexdigest()
+    verify(saved, digest)
+    verify(saved, f"{digest.upper()}\n")  # as people paste it
+    content = bytearray(saved.read_bytes())
+    content[len(content) // 2] ^= 1
+    saved.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is not the file that was archived") as caught:
+        verify(saved, digest)
+    assert digest in str(caught.value)
+    with pytest.raises(CheckpointError, match="does not exist"):
+        verify(tmp_path / "none.pth", digest)
 
 
 def test_numpy_numbers_among_the_metrics_survive(

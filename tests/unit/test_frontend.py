@@ -122,6 +122,12 @@ def backend() -> Iterator[Backend]:
         thread.join()
 
 
+@pytest.fixture(autouse=True)
+def no_form_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests send forms that no page gave them; test_guard.py is about that."""
+    monkeypatch.setenv("DEEPFAKE_WTF_CSRF_ENABLED", "false")
+
+
 @pytest.fixture
 def app(backend: Backend) -> Flask:
     return create_app({"TORCHSERVE_URL": backend.url, "MANAGEMENT_URL": backend.url, "TIMEOUT": 5})

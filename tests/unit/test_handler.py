@@ -339,3 +339,15 @@ def test_an_unknown_setting_fails_the_load_in_one_sentence(
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
         DeepfakeHandler().initialize(new_context(folder, workers=1000, options=options))
+
+
+@pytest.mark.parametrize("where", ["archive", "environment"])
+def test_a_checkpoint_other_than_the_one_written_down_is_not_loaded(
+    folder: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = new_context(folder, workers=1)
+    good = sha256(folder / "saved_model.pth")
+    context.model_yaml_config["checkpointSha256"] = "0" * 64 if where == "archive" else good
+    monkeypatch.setenv("DEEPFAKE_CHECKPOINT_SHA256", good if where == "archive" else "0" * 64)
+    with pytest.raises(CheckpointError, match="is not the file that was archived"):
+        DeepfakeHandler().initialize(context)

@@ -1,0 +1,124 @@
+"""With token authorisation on: TorchServe answers nobody but the page, which keeps its token."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import requests
+
+from deploy import tokens
+from deploy.container import ready
+from tests.conftest import ASTRONAUT
+from tests.e2e.conftest import Service, start, stop
+
+LIFE = 4  # seconds that a token is good for here
+PHOTO = ASTRONAUT.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TS_TOKEN_EXPIRATION_TIME_MIN", str(LIFE / 60))
+        running = start(tmp_path_factory.mktemp("logs"), "--token")
+    yield running
+    stop(running)
+    assert not key_file(running).exists(), "the keys go with the server"
+
+
+def key_file(service: Service) -> Path:
+    return service.logs / "keys" / "key_file.json"
+
+
+def keys(service: Service) -> dict[str, dict[str, str]]:
+    return json.loads(key_file(service).read_text())
+
+
+def ask(service: Service, token: str | None) -> requests.Response:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return requests.post(service.url, data=PHOTO, headers=headers, timeout=60)
+
+
+def through_the_page(service: Service) -> requests.Response:
+    return requests.post(f"{service.page}/api/detect", data=PHOTO, timeout=60)
+
+
+def management_port(service: Service) -> int:
+    return int(service.management.rpartition(":")[2])
+
+
+def until_expired(service: Service, kind: str) -> str:
+    """Wait until the token that is in force has expired; the token."""
+    entry = keys(service)[kind]
+    end = datetime.fromisoformat(entry["expiration time"][:19]).replace(tzinfo=UTC)
+    time.sleep(max(0, (end - datetime.now(UTC)).total_seconds()) + 1)
+    assert keys(service)[kind] == entry, "nothing has renewed it"
+    return entry["key"]
+
+
+def test_torchserve_answers_nobody_without_a_token(guarded: Service) -> None:
+    for token in (None, "wrong", keys(guarded)["API"]["key"]):
+        answer = ask(guarded, token)
+        assert answer.status_code == 400
+        assert answer.json()["type"] == "InvalidKeyException"
+    for path in ("/models", "/models/deepfake", "/token?type=inference"):
+        answer = requests.get(guarded.management + path, timeout=10)
+        assert answer.status_code == 400, path
+    scaled = requests.put(f"{guarded.management}/models/deepfake?min_worker=3", timeout=10)
+    assert scaled.status_code == 400
+
+
+def test_the_keys_are_their_owners_alone(guarded: Service) -> None:
+    assert stat.S_IMODE(key_file(guarded).stat().st_mode) == 0o600
+    assert stat.S_IMODE(key_file(guarded).parent.stat().st_mode) == 0o700
+
+
+def test_the_page_renews_a_token_that_has_expired(guarded: Service) -> None:
+    assert through_the_page(guarded).status_code == 200
+    old = until_expired(guarded, "inference")
+    assert ask(guarded, old).status_code == 400
+    answer = through_the_page(guarded)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["label"] in ("Fake", "Real")
+    assert keys(guarded)["inference"]["key"] != old
+
+
+def test_the_page_finds_the_token_that_another_has_renewed(guarded: Service) -> None:
+    """As when a second page shares the key file: the first one's token ends before its time."""
+    for _ in range(3):
+        before = keys(guarded)["inference"]["key"]
+        tokens.renew(keys(guarded), "inference", management_port(guarded))
+        assert keys(guarded)["inference"]["key"] != before
+        assert through_the_page(guarded).status_code == 200
+
+
+def test_readiness_outlives_the_management_token(guarded: Service) -> None:
+    assert requests.get(f"{guarded.page}/readyz", timeout=10).ok
+    until_expired(guarded, "management")
+    assert requests.get(f"{guarded.page}/readyz", timeout=10).ok
+
+
+def test_a_container_hands_the_page_its_token_and_no_other_key(
+    guarded: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The health check, with the page's file as in deploy/compose.yaml."""
+    target, port = tmp_path / "token", management_port(guarded)
+    monkeypatch.setattr(ready, "KEY_FILE", key_file(guarded))
+    monkeypatch.setenv("DEEPFAKE_TOKEN_FILE", str(target))
+    until_expired(guarded, "management")
+    assert ready.ready(port), "it renews its own token"
+    ready.hand_on_token(port)
+    first = target.read_text()
+    assert first == keys(guarded)["inference"]["key"]
+    assert ask(guarded, first).status_code == 200
+    # Here every token is about to expire: each check renews it, before the page meets the end.
+    ready.hand_on_token(port)
+    assert target.read_text() != first
+    assert os.listdir(tmp_path) == ["token"]
+    assert ask(guarded, target.read_text()).status_code == 200
