@@ -1,0 +1,1 @@
+"""Scoring photos by the million: `deepfake-score`."""

@@ -1,0 +1,254 @@
+"""Score many photos: a folder, a list or Parquet in, Parquet out.
+
+Runs on all cores of this machine, or on a Ray cluster by its address. What is scored is written as
+it comes; run again, the same command goes on with what is missing. A photo that cannot be judged
+becomes a row with an error, and a worker that dies is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from deepfake.checkpoint import BALANCED, load
+from deepfake.errors import DataError, DeepfakeError
+from deepfake.pipeline import Pipeline, Verdict
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("label", pa.string()),
+        ("verdict", pa.string()),
+        ("fake_probability", pa.float64()),
+        ("confidence", pa.float64()),
+        ("faces_found", pa.int64()),
+        ("faces", pa.string()),  # JSON, as in the service's answer
+        ("width", pa.int64()),
+        ("height", pa.int64()),
+        ("error", pa.string()),  # the code, as in the service's answer; null for a verdict
+        ("message", pa.string()),
+        ("checkpoint", pa.string()),
+    ]
+)
+Batch = dict[str, Any]
+
+
+class Scorer:
+    """One process's pipeline; Ray calls it with batches of paths.
+
+    Args:
+        checkpoint: path of ``saved_model.pth``, readable where this runs.
+        point: name of the operating point.
+        threads: cores it may use.
+    """
+
+    def __init__(self, checkpoint: str, point: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self.pipeline = Pipeline.from_file(checkpoint, point=point)
+
+    def __call__(self, batch: Batch) -> pa.Table:
+        """``path`` (N,) -> a table of N rows of ``SCHEMA``."""
+        paths = [str(path) for path in batch["path"]]
+        answers = self.pipeline.predict([_bytes(path) for path in paths])
+        digest = self.pipeline.checkpoint.sha256
+        rows = [
+            {"path": path, **_row(answer), "checkpoint": digest}
+            for path, answer in zip(paths, answers, strict=True)
+        ]
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _bytes(path: str) -> bytes | DeepfakeError:
+    """The file's content; any address that Arrow knows (a path, s3://, gs://, hdfs://)."""
+    try:
+        system, name = _located(path)
+        with system.open_input_stream(name) as file:
+            return bytes(file.read())
+    except (OSError, pa.ArrowException) as error:
+        return DataError(f"The file cannot be read: {type(error).__name__}.")
+
+
+def _located(path: str) -> tuple[Any, str]:
+    if "://" in path:
+        found: tuple[Any, str] = fs.FileSystem.from_uri(path)
+        return found
+    return fs.LocalFileSystem(), path
+
+
+def _row(answer: Verdict | DeepfakeError) -> dict[str, Any]:
+    if isinstance(answer, DeepfakeError):
+        return {"error": answer.code, "message": str(answer)}
+    told = answer.to_json()
+    row = {name: told[name] for name in SCHEMA.names if name in told}
+    return row | {
+        "faces": json.dumps(told["faces"]),
+        "width": answer.width,
+        "height": answer.height,
+    }
+
+
+def paths_of(source: str) -> list[str]:
+    """The photos to score.
+
+    Args:
+        source: a folder (all photos in and below it), a text file with a path per line, or a
+            Parquet file or folder of them with a column ``path``.
+
+    Raises:
+        DataError: nothing there, or no photo in it.
+    """
+    place = Path(source)
+    if place.suffix == ".parquet" or (place.is_dir() and any(place.glob("*.parquet"))):
+        paths = _column(source)
+    elif place.is_dir():
+        found = (p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
+        paths = sorted(str(p.resolve()) for p in found)
+    elif place.is_file():
+        lines = place.read_text(encoding="utf-8").splitlines()
+        paths = [line.strip() for line in lines if line.strip()]
+    else:
+        raise DataError(f"{source} does not exist; give a folder, a list of paths or Parquet.")
+    if not paths:
+        raise DataError(f"{source} holds no photo.")
+    return list(dict.fromkeys(paths))
+
+
+def _column(source: str) -> list[str]:
+    try:
+        table = ds.dataset(source, format="parquet").to_table(columns=["path"])
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{source} is not Parquet with a column path.") from error
+    return [str(path) for path in table["path"].to_pylist()]
+
+
+def scored(out: Path, digest: str) -> set[str]:
+    """Paths that are in ``out`` already; half-written parts of a killed run are removed.
+
+    Raises:
+        DataError: what is there was scored with another checkpoint.
+    """
+    done: set[str] = set()
+    for part in sorted(out.glob("*.parquet")):
+        try:
+            table = pq.read_table(part, columns=["path", "checkpoint"])
+        except (OSError, pa.ArrowException):
+            part.unlink()
+            continue
+        if set(table["checkpoint"].to_pylist()) - {digest}:
+            raise DataError(f"{out} was scored with another checkpoint; give another --out.")
+        done.update(table["path"].to_pylist())
+    return done
+
+
+def score(opt: argparse.Namespace, paths: list[str]) -> None:
+    """Have Ray score the paths and write Parquet parts into ``opt.out``."""
+    import ray
+
+    address = {"address": opt.address} if opt.address else {"num_cpus": opt.cores}
+    if not opt.address:
+        # Not a server for others: everything stays on this machine.
+        address |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
+    ray.init(**address, log_to_driver=False, logging_level=logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty() or opt.progress
+    try:
+        parts = [paths[i : i + opt.part] for i in range(0, len(paths), opt.part)]
+        ray.data.from_arrow([pa.table({"path": part}) for part in parts]).map_batches(
+            Scorer,
+            fn_constructor_args=(str(opt.checkpoint.resolve()), opt.point, opt.threads),
+            batch_size=opt.batch_size,
+            batch_format="numpy",
+            num_cpus=opt.threads,
+            compute=ray.data.ActorPoolStrategy(size=opt.workers),
+        ).write_parquet(
+            # Writing waits for nothing: the workers may hold every core there is.
+            str(opt.out.resolve()),
+            ray_remote_args={"num_cpus": 0},
+        )
+    finally:
+        ray.shutdown()
+
+
+def summary(out: Path) -> str:
+    """How many of each verdict and error there are now."""
+    table = ds.dataset(out, format="parquet").to_table(columns=["verdict", "error"])
+    kinds = [v or e for v, e in zip(*(c.to_pylist() for c in table.columns), strict=True)]
+    names, counts = np.unique(kinds, return_counts=True)
+    parts = ", ".join(f"{count} {name}" for name, count in zip(names, counts, strict=True))
+    return f"{table.num_rows} photos in {out}: {parts}"
+
+
+def arguments() -> argparse.Namespace:
+    args = argparse.ArgumentParser(
+        prog="deepfake-score",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    cores = len(os.sched_getaffinity(0))
+    args.add_argument(
+        "source", help="a folder, a text file of paths, or Parquet with a column path"
+    )
+    args.add_argument(
+        "--out", type=Path, default=Path("scores"), help="folder for the Parquet parts"
+    )
+    args.add_argument("--checkpoint", type=Path, default=Path("saved_model.pth"))
+    args.add_argument("--point", default=BALANCED, help="operating point (default: %(default)s)")
+    args.add_argument("--address", default="", help="of a Ray cluster; default: this machine alone")
+    args.add_argument("--cores", type=int, default=cores, help="of this machine (default: all)")
+    args.add_argument("--threads", type=int, default=1, help="cores a worker uses (default: 1)")
+    args.add_argument("--workers", type=int, help="processes (default: as many as the cores allow)")
+    args.add_argument("--batch-size", type=int, default=16, help="photos at once in a worker")
+    args.add_argument("--part", type=int, default=512, help="photos in a part of the result")
+    args.add_argument("--progress", action="store_true", help="show bars without a terminal too")
+    return _checked(args.parse_args())
+
+
+def _checked(opt: argparse.Namespace) -> argparse.Namespace:
+    if opt.workers is None:
+        opt.workers = max(1, opt.cores // max(1, opt.threads))
+    for name in ("cores", "threads", "workers", "batch_size", "part"):
+        if getattr(opt, name) < 1:
+            raise DataError(f"--{name.replace('_', '-')} is {getattr(opt, name)}; 1 or more.")
+    if not opt.address and opt.workers * opt.threads > opt.cores:
+        raise DataError(
+            f"--workers {opt.workers} x --threads {opt.threads} are more than {opt.cores} cores."
+        )
+    return opt
+
+
+def main() -> int:
+    """0 when everything is scored; 1 with one sentence when it cannot be."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report over the network
+    try:
+        opt = arguments()
+        checkpoint = load(opt.checkpoint)
+        checkpoint.point(opt.point)
+        paths = paths_of(opt.source)
+        opt.out.mkdir(parents=True, exist_ok=True)
+        done = scored(opt.out, checkpoint.sha256)
+        todo = [path for path in paths if path not in done]
+        print(f"{len(paths)} photos, {len(paths) - len(todo)} of them scored before", flush=True)
+        if todo:
+            score(opt, todo)
+        print(summary(opt.out))
+    except DeepfakeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""Scoring many photos with Ray, for real: on this machine, with a worker that is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+
+from deepfake.checkpoint import Checkpoint, save
+from deepfake.pipeline import Pipeline, Verdict
+from tests.conftest import ASTRONAUT, FAKES, ROOT
+
+PHOTOS = 300
+
+
+@pytest.fixture(scope="module")
+def checkpoint(
+    tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., Checkpoint]
+) -> Path:
+    path = tmp_path_factory.mktemp("model") / "saved_model.pth"
+    save(path, make_checkpoint(), half=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few hundred files: photos again and again, one without a face, one that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    for i in range(PHOTOS):
+        (folder / f"{i % 7}").mkdir(exist_ok=True)
+        shutil.copy((ASTRONAUT, *FAKES)[i % (1 + len(FAKES))], folder / f"{i % 7}" / f"{i}.jpg")
+    (folder / "text.jpg").write_text("not a photo")
+    (folder / "notes.txt").write_text("not even called one")
+    return folder
+
+
+def start(source: Path, out: Path, checkpoint: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "scoring.score", str(source), "--out", str(out)]
+    command += ["--checkpoint", str(checkpoint), "--part", "40", "--batch-size", "8", *more]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    text, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, text
+    return text
+
+
+def rows_in(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = ds.dataset(out, format="parquet").to_table().to_pylist()
+    return rows
+
+
+def workers_of(pid: int) -> list[int]:
+    """Ray's scoring processes among the descendants of a process."""
+    parents, titles = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+            titles[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except (OSError, ValueError):
+            continue
+
+    def ours(child: int) -> bool:
+        while child in parents:
+            child = parents[child]
+            if child == pid:
+                return True
+        return False
+
+    return [p for p, title in titles.items() if "ray::MapWorker" in title and ours(p)]
+
+
+def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if answer := found():
+            return answer
+        if process.poll() is not None:
+            pytest.fail(f"it ended before: {process.communicate()[0]}")
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail("it never happened")
+
+
+def test_every_photo_is_scored_once_though_a_worker_is_killed_and_then_the_job(
+    tmp_path: Path, photos: Path, checkpoint: Path
+) -> None:
+    out = tmp_path / "scores"
+    process = start(photos, out, checkpoint)
+    victim = until(lambda: workers_of(process.pid), process)[0]
+    until(lambda: list(out.glob("*.parquet")), process)
+    os.kill(victim, signal.SIGKILL)
+    seen = len(list(out.glob("*.parquet")))
+    until(lambda: len(list(out.glob("*.parquet"))) > seen, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+
+    before = len(rows_in(out))
+    (out / "half-written.parquet").write_bytes(b"PAR1")  # what a full disk leaves
+    text = finish(start(photos, out, checkpoint))
+    assert f"{PHOTOS + 1} photos, {before} of them scored before" in text
+    rows = rows_in(out)
+    paths = [row["path"] for row in rows]
+    assert sorted(paths) == sorted(str(p) for p in photos.rglob("*.jpg"))
+
+    again = finish(start(photos, out, checkpoint))
+    assert f"{PHOTOS + 1} photos, {PHOTOS + 1} of them scored before" in again
+    assert len(rows_in(out)) == PHOTOS + 1
+
+
+def test_rows_are_what_the_library_says(tmp_path: Path, checkpoint: Path) -> None:
+    listed = [str(ASTRONAUT), str(FAKES[0]), str(tmp_path / "missing.jpg"), str(ROOT / "LICENSE")]
+    pq.write_table(pa.table({"path": listed}), tmp_path / "photos.parquet")
+    out = tmp_path / "scores"
+    text = finish(start(tmp_path / "photos.parquet", out, checkpoint))
+    assert "4 photos in" in text
+    rows = {row["path"]: row for row in rows_in(out)}
+    pipeline = Pipeline.from_file(checkpoint)
+    for path in listed[:2]:
+        (expected,) = pipeline.predict([Path(path).read_bytes()])
+        assert isinstance(expected, Verdict)
+        told = expected.to_json()
+        for name in ("label", "verdict", "faces_found"):
+            assert rows[path][name] == told[name]
+        assert rows[path]["fake_probability"] == pytest.approx(told["fake_probability"], abs=1e-3)
+        assert rows[path]["error"] is None
+    assert rows[listed[2]]["error"] == "bad_data"
+    assert rows[listed[3]]["error"] == "unsupported_format"
+    assert rows[listed[3]]["label"] is None
+
+
+def test_what_cannot_be_scored_is_said_in_a_sentence(tmp_path: Path, checkpoint: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    other = tmp_path / "other"
+    other.mkdir()
+    pq.write_table(pa.table({"path": ["a"], "checkpoint": ["b"]}), other / "1.parquet")
+    for source, out, more, expected in (
+        (tmp_path / "nothing", "x", (), "does not exist"),
+        (empty, "x", (), "holds no photo"),
+        (ASTRONAUT.parent, "other", (), "another checkpoint"),
+        (ASTRONAUT.parent, "x", ("--point", "wild"), "no operating point 'wild'"),
+        (ASTRONAUT.parent, "x", ("--workers", "0"), "--workers is 0"),
+        (ASTRONAUT.parent, "x", ("--cores", "2", "--workers", "3"), "more than 2 cores"),
+    ):
+        process = start(source, tmp_path / out, checkpoint, *more)
+        text, _ = process.communicate(timeout=120)
+        assert process.returncode == 1, text
+        assert expected in text
+        assert "Traceback" not in text
