@@ -68,7 +68,7 @@ class State(enum.Enum):
     """What a TorchServe can do at a moment."""
 
     DEAD = "its process is not there"
-    SILENT = "it does not answer"
+    SILENT = "it says nothing of its model"
     WORKERLESS = "it has no worker, and will start one soon or never"
     STARTING = "its worker is starting"
     READY = "a worker is ready"
@@ -142,13 +142,20 @@ class TorchServe:
         raise RuntimeError(f"no worker was ready after {timeout:.0f} s")
 
     def _load_failure(self) -> str | None:
-        """What the worker's log says of a load that failed; it would be tried for minutes."""
+        """What the log says of an archive or a worker that cannot be loaded.
+
+        TorchServe goes on without the archive, and tries the worker again for minutes.
+        """
         log = self.logs / "torchserve.log"
         if not log.is_file():
             return None
         with log.open(encoding="utf-8", errors="replace") as file:
             file.seek(self._log_start)
-            events = [_event(line) for line in file]
+            lines = [_line(line) for line in file]
+        for event, error in lines:
+            if event.startswith("Failed to load model"):
+                return f"the archive is damaged ({error.strip().splitlines()[0]})"
+        events = [event for event, _ in lines]
         if not any("Load model failed" in event for event in events):
             return None
         errors = [re.match(r"[\w.]*?(\w+(?:Error|Exception): .+)", event) for event in events]
@@ -280,12 +287,13 @@ def _vmargs(config: Path) -> list[str]:
     return []
 
 
-def _event(line: str) -> str:
-    """What a line of torchserve.log says."""
+def _line(line: str) -> tuple[str, str]:
+    """What a line of torchserve.log says, and the exception that belongs to it."""
     try:
-        return str(json.loads(line)["event"])
+        found = json.loads(line)
+        return str(found["event"]), str(found["error"]) or "no reason given"
     except (ValueError, KeyError, TypeError):
-        return ""
+        return "", ""
 
 
 def _cpu_seconds(pids: list[int]) -> float:

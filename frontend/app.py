@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from flask import Flask, Request
 
-from frontend import errors, guard, logs, tokens, views
+from frontend import errors, guard, logs, slots, tokens, views
 from frontend.client import Client
 
 DEFAULTS: dict[str, Any] = {
@@ -19,6 +19,9 @@ DEFAULTS: dict[str, Any] = {
     "TIMEOUT": 60,  # seconds
     "BACKEND_FILE": None,  # addresses that win over the two above; see deploy/supervisor.py
     "LOG_FILE": None,  # None: standard error
+    # So many photos are held at a time; others wait for their turn, SLOT_WAIT seconds at most.
+    "PHOTOS": 8,
+    "SLOT_WAIT": 30,
     # A photo may have 20 MB; the rest is for the multipart frame around it.
     "MAX_CONTENT_LENGTH": 21 * 1024 * 1024,
     # TorchServe's key_file.json, or a file with its inference token; None: it asks for none.
@@ -80,6 +83,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         Path(app.config["BACKEND_FILE"]) if app.config["BACKEND_FILE"] else None,
     )
     logs.register(app)  # first, so that every answer has its id
+    slots.register(app)  # before the guard, which reads forms
     guard.register(app)
     app.register_blueprint(views.blueprint)
     errors.register(app)

@@ -15,6 +15,7 @@ import requests
 from frontend import tokens
 from frontend.errors import BackendError
 from frontend.logs import ID_HEADER, log, request_id
+from frontend.slots import waited
 
 CONNECT_TIMEOUT = 5.0  # seconds; also for a look at the management API
 RETRY_AFTER = 2  # seconds; the queue is short, so it is soon served
@@ -79,7 +80,7 @@ class Client:
         Raises:
             BackendError: the photo was refused, or there was no answer.
         """
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self._timeout - waited.get()
         try:
             return self._ask(blob, content_type, crops, deadline)
         except BackendError as error:

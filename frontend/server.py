@@ -16,7 +16,7 @@ from gunicorn.workers.gthread import ThreadWorker
 
 # Settings that gunicorn reads from this module.
 worker_class = "frontend.server.Worker"
-threads = 8
+threads = 64  # eight hold a photo, the others wait or answer probes: frontend/slots.py
 control_socket_disable = True
 keepalive = 5  # seconds
 

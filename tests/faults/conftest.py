@@ -41,9 +41,10 @@ def launch(tmp_path: Path) -> Iterator[Start]:
     """Start a service of one's own, with these settings in its archive."""
     services = []
 
-    def begin(logs: Path | None = None, **config: Any) -> Service:
+    def begin(*options: str, logs: Path | None = None, **config: Any) -> Service:
         store = variant(tmp_path / "store", **(SHORT | config))
-        services.append(start(logs or tmp_path / "logs", "--model-store", str(store)))
+        options = ("--model-store", str(store), *options)
+        services.append(start(logs or tmp_path / "logs", *options))
         return services[-1]
 
     yield begin

@@ -128,6 +128,19 @@ def test_a_new_version_and_the_way_back_lose_no_request(launch: Start, tmp_path:
         record(f"rolled to version {expected}", load, roll_s=float(done.stdout.split()[2]))
 
 
+def test_the_page_finds_the_tokens_of_the_new_version(launch: Start, tmp_path: Path) -> None:
+    service = launch("--token")
+    as_version("2.0", tmp_path / "store")
+    with Load(api(service), clients=2) as load:
+        done = command("deploy.roll", "--logs", str(service.logs))
+        assert done.returncode == 0, done.stderr
+        load.until_answered(time.monotonic())
+    load.check()
+    assert versions(load) == ["1.0", "2.0"]
+    assert ask(service.url).status == 400, "without a token"
+    record("rolled with tokens", load, roll_s=float(done.stdout.split()[2]))
+
+
 def break_checkpoint(name: str, content: bytes) -> bytes:
     return content[: len(content) // 2] if name == "saved_model.pth" else content
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -54,7 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.at_once -= status == 200
         if status:
-            self._send(status, answer, headers)
+            with contextlib.suppress(ConnectionError):  # the asker may have given up
+                self._send(status, answer, headers)
         else:
             self.close_connection = True
 
