@@ -14,7 +14,7 @@ from tests.integration.conftest import TRAIN_OPTIONS, python
 
 FOLDERS = {
     "deepfake": ROOT / "src" / "deepfake",
-    **{name: ROOT / name for name in ("training", "handler", "frontend", "deploy")},
+    **{name: ROOT / name for name in ("training", "handler", "frontend", "deploy", "scoring")},
 }
 
 
