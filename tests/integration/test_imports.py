@@ -14,7 +14,7 @@ from tests.integration.conftest import TRAIN_OPTIONS, python
 
 FOLDERS = {
     "deepfake": ROOT / "src" / "deepfake",
-    **{name: ROOT / name for name in ("training", "handler", "frontend", "deploy")},
+    **{name: ROOT / name for name in ("training", "handler", "frontend", "deploy", "scoring")},
 }
 
 
@@ -44,6 +44,7 @@ def imports_of(package: str) -> dict[str, set[str]]:
         ("training", {"deepfake", "deploy"}),  # the diagnostic looks for Java as the launcher does
         ("frontend", set()),
         ("deploy", set()),
+        ("scoring", {"deepfake"}),
     ],
 )
 def test_packages_import_only_what_lies_below_them(package: str, allowed: set[str]) -> None:
