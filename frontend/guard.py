@@ -7,8 +7,9 @@ import secrets
 import time
 from pathlib import Path
 from typing import cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
+import limits
 from flask import Flask, Response, current_app, g, request
 from flask_limiter import Limiter, RateLimitExceeded
 from flask_wtf.csrf import CSRFError, CSRFProtect
@@ -63,16 +64,16 @@ def _check_host() -> None:
     """Refuse names that are not ours: one that somebody else's name server points here would make
     their page ours to the browser (DNS rebinding). Probes ask by address."""
     hosts = current_app.config["HOSTS"]
-    if hosts and request.path != "/healthz" and _name(request.host) not in hosts:
+    if hosts and request.path != "/healthz" and _parts(f"//{request.host}").hostname not in hosts:
         raise WrongHost
 
 
-def _name(host: str) -> str | None:
-    """A Host header without its port, or None if it is malformed."""
+def _parts(url: str) -> SplitResult:
+    """Of an address; all empty when it is malformed."""
     try:
-        return urlsplit(f"//{host}").hostname
+        return urlsplit(url)
     except ValueError:
-        return None
+        return urlsplit("")
 
 
 def _check_site() -> None:
@@ -87,7 +88,7 @@ def _check_site() -> None:
     if site is not None:
         own = site in ("same-origin", "none")
     else:
-        own = origin is None or urlsplit(origin).netloc == request.host
+        own = origin is None or _parts(origin).netloc == request.host
     if not own:
         raise CrossSite
 
@@ -96,6 +97,8 @@ def _limit(app: Flask) -> None:
     rates = {kind: app.config[name] for kind, name in _RATES.items()}
     if not any(rates.values()):
         return
+    for rate in filter(None, rates.values()):
+        limits.parse_many(str(rate))  # ValueError: Flask-Limiter would go on without a limit
     limiter = Limiter(
         _who,
         app=app,

@@ -71,7 +71,7 @@ def test_an_alert_says_how_bad_it_is_and_the_page_what_to_do(name: str) -> None:
 
 def test_the_page_names_no_alert_that_is_not_there() -> None:
     page = (ROOT / "docs" / "operate.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(ALERTS)
+    assert set(re.findall(r"^\| `(Deepfake\w+)` \|", page, re.MULTILINE)) == set(ALERTS)
 
 
 def test_every_panel_asks_the_provisioned_source_and_says_what_it_shows() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,32 @@ def test_several_faces_are_all_judged(service: Service) -> None:
     body = post(service, data=png(scene)).json()
     assert body["faces_found"] == 4
     assert body["fake_probability"] == max(f["fake_probability"] for f in body["faces"])
+
+
+def workflow(path: Path, proof: Path) -> None:
+    """An archive whose code, when TorchServe takes it, leaves a proof."""
+    models = "{m: {url: deepfake.mar}, min-workers: 1, max-workers: 1, batch-size: 1}"
+    named = {"workflowName": "w", "specFile": "w.yaml", "handler": "w.py"}
+    with zipfile.ZipFile(path, "w") as archive:
+        manifest = {"createdOn": "1", "archiverVersion": "1", "workflow": named}
+        archive.writestr("WAR-INF/MANIFEST.json", json.dumps(manifest))
+        archive.writestr("w.yaml", f"models: {models}\ndag: {{m: []}}\n")
+        archive.writestr("w.py", f"open({str(proof)!r}, 'w').close()\ndef m(d, c): return d\n")
+
+
+def test_the_management_api_takes_no_code(service: Service, tmp_path: Path) -> None:
+    """Any page in a browser of this machine could send these."""
+    archive, proof = tmp_path / "w.war", tmp_path / "proof"
+    workflow(archive, proof)
+    for url in (archive.as_uri(), "https://models.example/w.war"):
+        answer = requests.post(f"{service.management}/workflows", params={"url": url}, timeout=60)
+        assert answer.status_code == 404
+        assert "does not match any allowed URL" in answer.json()["message"]
+        answer = requests.post(f"{service.management}/models", params={"url": url}, timeout=60)
+        assert answer.status_code == 405
+    assert not proof.exists()
+    assert not (ROOT / "model_store" / "w.war").exists()
+    assert requests.delete(f"{service.management}/models/deepfake", timeout=60).status_code == 405
 
 
 def test_nothing_of_an_upload_reaches_the_logs(service: Service) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
 from deploy import tokens
 from deploy.container import ready
+from frontend.app import create_app
 from tests.conftest import ASTRONAUT
 from tests.e2e.conftest import Service, start, stop
+from tests.e2e.test_launcher import servers
 
 LIFE = 4  # seconds that a token is good for here
 PHOTO = ASTRONAUT.read_bytes()
@@ -122,3 +126,37 @@ def test_a_container_hands_the_page_its_token_and_no_other_key(
     assert target.read_text() != first
     assert os.listdir(tmp_path) == ["token"]
     assert ask(guarded, target.read_text()).status_code == 200
+
+
+def test_a_page_elsewhere_gets_by_with_the_file_that_is_handed_on(
+    guarded: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, port = tmp_path / "token", management_port(guarded)
+    monkeypatch.setattr(ready, "KEY_FILE", key_file(guarded))
+    monkeypatch.setenv("DEEPFAKE_TOKEN_FILE", str(target))
+    ready.hand_on_token(port)
+    page = create_app(
+        {
+            "TORCHSERVE_URL": guarded.url.partition("/predictions")[0],
+            "MANAGEMENT_URL": "http://127.0.0.1:1",
+            "TOKEN_FILE": str(target),
+        }
+    ).test_client()
+    assert page.post("/api/detect", data=PHOTO).status_code == 200
+    until_expired(guarded, "inference")
+    check = threading.Timer(0.5, ready.hand_on_token, (port,))  # the next health check
+    check.start()
+    assert page.post("/api/detect", data=PHOTO).status_code == 200
+    check.join()
+
+
+def test_all_that_listens_does_so_on_loopback(guarded: Service) -> None:
+    listening = {
+        connection.laddr
+        for pid in servers(guarded)
+        for connection in psutil.Process(pid).net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert len(listening) == 6, "page, three of TorchServe and its two gRPC servers"
+    assert {a.ip.removeprefix("::ffff:") for a in listening} == {"127.0.0.1"}
+    assert not {7070, 7071} & {a.port for a in listening}

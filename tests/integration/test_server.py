@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,32 +62,47 @@ def post(path: str = "/api/detect", *headers: str) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Page]]:
-    """Start a page with these options of gunicorn and this environment."""
-    with contextlib.ExitStack() as stack:
+@contextlib.contextmanager
+def running(folder: Path, *options: str, **environment: str) -> Iterator[Page]:
+    """A page with these options of gunicorn and this environment."""
+    (port,) = free_ports(1)
+    page = Page(port, folder / "page.log")
+    command = [sys.executable, "-m", "gunicorn", "--config", "python:frontend.server"]
+    command += ["--bind", f"127.0.0.1:{port}", *options, "frontend.app:create_app()"]
+    settings = {"DEEPFAKE_TORCHSERVE_URL": "http://127.0.0.1:1", **environment}
+    with page.log.open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | settings, stdout=log, stderr=log
+        )
+    try:
+        wait_for(page)
+        yield page
+    finally:
+        process.terminate()
+        process.wait(30)
 
-        def run(*options: str, **environment: str) -> Page:
-            (port,) = free_ports(1)
-            page = Page(port, tmp_path / "page.log")
-            command = [sys.executable, "-m", "gunicorn", "--config", "python:frontend.server"]
-            command += ["--bind", f"127.0.0.1:{port}", *options, "frontend.app:create_app()"]
-            settings = {"DEEPFAKE_TORCHSERVE_URL": "http://127.0.0.1:1", **environment}
-            log = stack.enter_context(page.log.open("wb"))
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=os.environ | settings, stdout=log, stderr=log
-            )
-            stack.callback(process.wait, 30)
-            stack.callback(process.terminate)
-            deadline = time.monotonic() + 60
-            while time.monotonic() < deadline:
-                with contextlib.suppress(requests.RequestException):
-                    if requests.get(f"{page.url}/healthz", timeout=5).ok:
-                        return page
-                time.sleep(0.1)
-            raise AssertionError(page.log.read_text())
 
-        yield run
+def wait_for(page: Page) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"{page.url}/healthz", timeout=5).ok:
+                return
+        time.sleep(0.1)
+    raise AssertionError(page.log.read_text())
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with running(tmp_path_factory.mktemp("page")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """One with little patience, so that the tests need little."""
+    with running(tmp_path_factory.mktemp("hasty"), **PAUSES) as started:
+        yield started
 
 
 def error(answer: str) -> tuple[int, str]:
@@ -111,14 +126,13 @@ STALLED = {
 }
 
 
-def test_stalled_clients_do_not_keep_the_page_from_others(start: Callable[..., Page]) -> None:
-    page = start(**PAUSES)
+def test_stalled_clients_do_not_keep_the_page_from_others(hasty: Page) -> None:
     for name, blob in STALLED.items():
-        connections = [page.send(blob) for _ in range(THREADS + 4)]
-        assert requests.get(f"{page.url}/healthz", timeout=30).ok, name
+        connections = [hasty.send(blob) for _ in range(THREADS + 4)]
+        assert requests.get(f"{hasty.url}/healthz", timeout=30).ok, name
         for connection in connections:
             connection.close()
-    assert "Traceback" not in page.log.read_text()
+    assert "Traceback" not in hasty.log.read_text()
 
 
 def trickle(connection: socket.socket, seconds: float) -> None:
@@ -131,27 +145,22 @@ def trickle(connection: socket.socket, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["stops in its headers", "stops in its body"])
-def test_a_client_that_trickles_is_dropped_in_the_end(
-    start: Callable[..., Page], name: str
-) -> None:
-    page = start(**PAUSES)
-    with page.send(STALLED[name]) as connection:
+def test_a_client_that_trickles_is_dropped_in_the_end(hasty: Page, name: str) -> None:
+    with hasty.send(STALLED[name]) as connection:
         trickle(connection, 10)
         connection.settimeout(0.1)
-        assert "408" in received(connection) or not connection.recv(1)
+        received(connection)  # TimeoutError while it is still open
 
 
-def test_an_upload_that_stalls_is_told_so(start: Callable[..., Page]) -> None:
-    page = start(**PAUSES)
+def test_an_upload_that_stalls_is_told_so(hasty: Page) -> None:
     for name in ("stops in its body", "stops in a chunk"):
-        assert error(page.answer(STALLED[name])) == (408, "upload_incomplete")
-    form = page.answer(STALLED["stops in its form"])
+        assert error(hasty.answer(STALLED[name])) == (408, "upload_incomplete")
+    form = hasty.answer(STALLED["stops in its form"])
     assert form.startswith("HTTP/1.1 408")
     assert "The photo did not arrive" in form
 
 
-def test_half_a_photo_is_not_judged(start: Callable[..., Page]) -> None:
-    page = start()
+def test_half_a_photo_is_not_judged(page: Page) -> None:
     with page.send(STALLED["stops in its body"]) as connection:
         connection.shutdown(socket.SHUT_WR)
         assert error(received(connection)) == (408, "upload_incomplete")
@@ -170,18 +179,14 @@ def taken(connection: socket.socket, chunk: bytes) -> int:
     return 100
 
 
-def test_a_length_over_the_limit_is_refused_before_a_byte_is_sent(
-    start: Callable[..., Page],
-) -> None:
-    page = start()
+def test_a_length_over_the_limit_is_refused_before_a_byte_is_sent(page: Page) -> None:
     too_long = f"Content-Length: {22 * MIB}"
     assert error(page.answer(post("/api/detect", too_long))) == (413, "image_too_large")
     form = "Content-Type: multipart/form-data; boundary=x"
     assert page.answer(post("/", too_long, form)).startswith("HTTP/1.1 413")
 
 
-def test_a_body_without_a_length_is_read_to_the_limit_only(start: Callable[..., Page]) -> None:
-    page = start()
+def test_a_body_without_a_length_is_read_to_the_limit_only(page: Page) -> None:
     chunk = f"{MIB:x}\r\n".encode() + bytes(MIB) + b"\r\n"
     with page.send(post("/api/detect", "Transfer-Encoding: chunked")) as connection:
         assert taken(connection, chunk) < 40, "of 100"
@@ -189,18 +194,17 @@ def test_a_body_without_a_length_is_read_to_the_limit_only(start: Callable[..., 
     assert error(page.answer(whole)) == (413, "image_too_large")
 
 
-def test_who_may_not_ask_is_told_before_a_byte_is_sent(
-    start: Callable[..., Page], tmp_path: Path
-) -> None:
+def test_who_may_not_ask_is_told_before_a_byte_is_sent(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     keys.add(file, "alice")
-    page = start(DEEPFAKE_API_KEYS=str(file), DEEPFAKE_RATE="2 per hour")
     length = f"Content-Length: {20 * MIB}"
     foreign = "Origin: https://evil.example"
-    assert error(page.answer(post("/api/detect", length, foreign))) == (403, "cross_site")
-    assert error(page.answer(post("/api/detect", length))) == (401, "key_required")
-    page.answer(post("/api/detect", length))
-    assert error(page.answer(post("/api/detect", length))) == (429, "too_many_requests")
+    settings = {"DEEPFAKE_API_KEYS": str(file), "DEEPFAKE_RATE": "2 per hour"}
+    with running(tmp_path, **settings) as page:
+        assert error(page.answer(post("/api/detect", length, foreign))) == (403, "cross_site")
+        assert error(page.answer(post("/api/detect", length))) == (401, "key_required")
+        page.answer(post("/api/detect", length))
+        assert error(page.answer(post("/api/detect", length))) == (429, "too_many_requests")
 
 
 # What is not HTTP
@@ -217,10 +221,7 @@ def test_who_may_not_ask_is_told_before_a_byte_is_sent(
         b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: MARKER-5b1e\r\n\r\n",
     ],
 )
-def test_what_is_not_http_gets_nothing_of_itself_back(
-    start: Callable[..., Page], blob: bytes
-) -> None:
-    page = start()
+def test_what_is_not_http_gets_nothing_of_itself_back(page: Page, blob: bytes) -> None:
     answer = page.answer(blob)
     assert re.match(r"HTTP/1.1 4\d\d ", answer)
     for text in (answer, page.log.read_text()):
@@ -232,9 +233,8 @@ def test_what_is_not_http_gets_nothing_of_itself_back(
 # Several processes
 
 
-def test_several_workers_accept_each_others_forms(start: Callable[..., Page]) -> None:
-    page = start("--workers", "3")
-    with requests.Session() as browser:
+def test_several_workers_accept_each_others_forms(tmp_path: Path) -> None:
+    with running(tmp_path, "--workers", "3") as page, requests.Session() as browser:
         found = re.search(r'name="csrf_token" value="([^"]+)"', browser.get(page.url).text)
         assert found
         for _ in range(12):

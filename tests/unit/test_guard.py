@@ -128,6 +128,8 @@ def test_a_wrong_address_stays_not_found_without_a_token() -> None:
         ({"Sec_Fetch_Site": "same-site"}, (403, "cross_site")),
         ({"Origin": "https://evil.example"}, (403, "cross_site")),
         ({"Origin": "http://localhost:8000"}, (403, "cross_site")),
+        ({"Origin": "http://["}, (403, "cross_site")),
+        ({"Origin": ""}, (403, "cross_site")),
         ({"Origin": "null"}, (403, "cross_site")),  # a sandboxed frame, a local file
         # What a browser says of itself counts more than an Origin that looks right.
         ({"Sec_Fetch_Site": "cross-site", "Origin": "http://localhost"}, (403, "cross_site")),
@@ -156,6 +158,7 @@ def test_no_other_site_may_read_an_answer() -> None:
         ("127.0.0.1:5000", PASSED),
         ("localhost", PASSED),
         ("[::1]:5000", PASSED),
+        ("[", (421, "wrong_host")),
         ("evil.example", (421, "wrong_host")),
         ("127.0.0.1.evil.example:5000", (421, "wrong_host")),
     ],
@@ -288,6 +291,11 @@ def test_an_address_has_its_rate_and_is_told_when_to_come_back() -> None:
     assert form(page, csrf_token=token(page)) == LIMITED, "one allowance for page and route"
     assert page.get("/").status_code == 200, "looking is free"
     assert detect(page, address="192.0.2.7") == PASSED
+
+
+def test_a_rate_that_nobody_understands_is_no_way_to_start() -> None:
+    with pytest.raises(ValueError, match="30 a minute"):
+        client(RATE="30 a minute")
 
 
 def test_an_ipv6_client_has_one_rate_for_all_its_addresses() -> None:

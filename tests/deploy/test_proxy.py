@@ -1,0 +1,112 @@
+"""The page behind nginx with deploy/compose/nginx.conf, both run here, without containers."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.deploy.files import DEPLOY, ROOT, load
+from tests.e2e.conftest import free_ports
+
+pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+NGINX = (DEPLOY / "compose" / "nginx.conf").read_text(encoding="utf-8")
+SETTINGS = load("deploy/compose.yaml")["services"]["page"]["environment"]
+
+
+def here(folder: Path, page: int) -> tuple[str, int]:
+    """The proxy's configuration with addresses and folders of this machine; its port."""
+    proxy, grafana, health = free_ports(3)
+    text = NGINX.replace("http://page:5000", f"http://127.0.0.1:{page}")
+    text = text.replace("listen 8000", f"listen 127.0.0.1:{proxy}")
+    text = text.replace("listen 3000", f"listen 127.0.0.1:{grafana}")
+    text = text.replace("listen 127.0.0.1:8099", f"listen 127.0.0.1:{health}")
+    text = text.replace("/tmp/", f"{folder}/").replace("/dev/stdout", f"{folder}/access.log")
+    user = f"user {getpass.getuser()};\n" if os.geteuid() == 0 else ""
+    return f"{user}daemon off;\n{text}", proxy
+
+
+@contextlib.contextmanager
+def process(*command: object, **environment: str) -> Iterator[None]:
+    running = subprocess.Popen(
+        list(map(str, command)),
+        cwd=ROOT,
+        env=os.environ | environment,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        running.terminate()
+        running.wait(30)
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """Its port; the page behind it takes two photos an hour of each address."""
+    folder = tmp_path_factory.mktemp("nginx")
+    (page,) = free_ports(1)
+    text, port = here(folder, page)
+    (folder / "nginx.conf").write_text(text, encoding="utf-8")
+    gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:frontend.server"]
+    settings = {
+        "DEEPFAKE_TORCHSERVE_URL": "http://127.0.0.1:1",
+        "DEEPFAKE_PROXIES": SETTINGS["DEEPFAKE_PROXIES"].rpartition("-")[2].rstrip("}"),
+        "DEEPFAKE_RATE": "2 per hour",
+    }
+    with (
+        process(*gunicorn, "--bind", f"127.0.0.1:{page}", "frontend.app:create_app()", **settings),
+        process("nginx", "-e", folder / "error.log", "-c", folder / "nginx.conf"),
+    ):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with contextlib.suppress(requests.RequestException):
+                if requests.get(f"http://127.0.0.1:{port}/", timeout=5).ok:
+                    break
+            time.sleep(0.1)
+        yield port
+
+
+def test_stalled_uploads_wait_at_the_proxy(proxy: int) -> None:
+    head = b"POST /api/detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nabc"
+    with contextlib.ExitStack() as stack:
+        for _ in range(50):
+            connection = socket.create_connection(("127.0.0.1", proxy), timeout=10)
+            stack.enter_context(connection).sendall(head)
+        # The page alone would be busy with the first eight of them for 10 s.
+        for _ in range(10):
+            assert requests.get(f"http://127.0.0.1:{proxy}/", timeout=5).ok
+
+
+def test_a_claimed_address_does_not_get_a_new_rate(proxy: int) -> None:
+    statuses = [
+        requests.post(
+            f"http://127.0.0.1:{proxy}/api/detect",
+            data=b"photo",
+            headers={"X-Forwarded-For": f"192.0.2.{n}"},
+            timeout=30,
+        ).status_code
+        for n in range(3)
+    ]
+    assert statuses == [502, 502, 429]
+
+
+def test_what_the_proxy_itself_refuses_is_typed_and_kept_nowhere(proxy: int) -> None:
+    answer = requests.post(
+        f"http://127.0.0.1:{proxy}/api/detect", data=bytes(23 * 2**20), timeout=30
+    )
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "image_too_large"
+    assert answer.headers["Cache-Control"] == "no-store"
+    for path in ("/healthz", "/readyz"):
+        assert requests.get(f"http://127.0.0.1:{proxy}{path}", timeout=10).status_code == 404
