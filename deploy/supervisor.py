@@ -124,7 +124,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """Finish what is under way, within ``GRACE + DRAIN`` seconds, and leave nothing behind."""
-        self._replace_switch({"stopping": True})  # new requests are told to come back later
+        with contextlib.suppress(OSError):  # a full disk must not keep us from stopping
+            self._replace_switch({"stopping": True})  # new requests are told to come back later
         if self.page.running() and self.server.state() is State.READY:
             self.server.drain(GRACE)
         self.page.stop()
@@ -184,7 +185,9 @@ class Supervisor:
             result: dict[str, object] = {"ok": True}
         except (RuntimeError, OSError) as error:
             result = {"ok": False, "reason": str(error)}
+        self._send_to(self.server)  # whichever version that is now
         if self.stand_in is not None:
+            self.stand_in.drain(GRACE)
             self.stand_in.stop()
             self.stand_in = None
         self._answered = self._was_ready = time.monotonic()
@@ -195,6 +198,9 @@ class Supervisor:
     def _change_over(self) -> None:
         """Old version -> new one as a stand-in on other ports -> new one on the usual ports."""
         old, release = self.server, self._release()
+        keep = self.model_store / "previous"
+        keep.mkdir(exist_ok=True)
+        shutil.copyfile(old.model_store / "deepfake.mar", keep / "part")
         ports = Ports(*free_ports(4))
         self.stand_in = TorchServe(release, self.logs / "stand-in", ports, self.token)
         self._bring_up(self.stand_in)
@@ -210,13 +216,7 @@ class Supervisor:
             new.stop()
             self.server = old
             self._bring_up(old)
-            self._send_to(old)
             raise
-        self._send_to(new)
-        self.stand_in.drain(GRACE)
-        keep = self.model_store / "previous"
-        keep.mkdir(exist_ok=True)
-        shutil.copyfile(old.model_store / "deepfake.mar", keep / "part")
         os.replace(keep / "part", keep / "deepfake.mar")
 
     def _bring_up(self, server: TorchServe) -> None:

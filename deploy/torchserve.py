@@ -142,10 +142,8 @@ class TorchServe:
         raise RuntimeError(f"no worker was ready after {timeout:.0f} s")
 
     def _load_failure(self) -> str | None:
-        """What the log says of an archive or a worker that cannot be loaded.
-
-        TorchServe goes on without the archive, and tries the worker again for minutes.
-        """
+        """What the log says of an archive or a worker that cannot be loaded; TorchServe goes on
+        without the one, and tries the other again for minutes."""
         log = self.logs / "torchserve.log"
         if not log.is_file():
             return None
@@ -155,10 +153,9 @@ class TorchServe:
         for event, error in lines:
             if event.startswith("Failed to load model"):
                 return f"the archive is damaged ({error.strip().splitlines()[0]})"
-        events = [event for event, _ in lines]
-        if not any("Load model failed" in event for event in events):
+        if not any("Load model failed" in event for event, _ in lines):
             return None
-        errors = [re.match(r"[\w.]*?(\w+(?:Error|Exception): .+)", event) for event in events]
+        errors = [re.match(r"[\w.]*?(\w+(?:Error|Exception): .+)", event) for event, _ in lines]
         reasons = [found[1] for found in errors if found]
         return reasons[-1] if reasons else "the worker died"
 
@@ -181,10 +178,7 @@ class TorchServe:
 
     def drain(self, patience: float) -> bool:
         """Wait until it has answered what it was asked; False if it still works after so long.
-
-        TorchServe cannot refuse new work while it finishes old. Whoever still sends must be led
-        elsewhere, or stopped, before.
-        """
+        It cannot refuse new work meanwhile: lead whoever sends elsewhere before."""
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if not self._connections() or self._idle():
@@ -301,6 +295,5 @@ def _cpu_seconds(pids: list[int]) -> float:
     total = 0.0
     for pid in pids:
         with contextlib.suppress(psutil.Error):
-            times = psutil.Process(pid).cpu_times()
-            total += times.user + times.system
+            total += sum(psutil.Process(pid).cpu_times()[:2])  # user and system
     return total

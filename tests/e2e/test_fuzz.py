@@ -30,7 +30,7 @@ def the_worker_survives(service: Service) -> Iterator[None]:
     assert requests.post(service.url, data=GOOD, timeout=60).status_code == 200
 
 
-@examples(40)
+@examples(25)
 @given(blob=files(), raw=st.booleans())
 def test_any_file_gets_a_typed_answer(service: Service, blob: bytes, raw: bool) -> None:
     for url in (service.url, f"{service.page}/api/detect"):
@@ -62,7 +62,7 @@ bodies = st.one_of(
 )
 
 
-@examples(60)
+@examples(40)
 @given(
     method=st.sampled_from(("POST", "PUT", "GET", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE")),
     path=paths,

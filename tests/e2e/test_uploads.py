@@ -17,8 +17,8 @@ from tests.uploads.case import VERDICT, Case, encode, portrait
 GOOD = encode(portrait(), "PNG")
 MOST_MEMORY = 1500  # MB by which the worker may grow
 SMALL = [case for case in all_cases() if len(case.blob) < 2**20]
-# Every 9th: of each kind a few. The whole table goes through the library.
-CASES = SMALL[::9] + [case for case in all_cases() if len(case.blob) > 20 * 2**20]
+# Every 12th: of each kind a few. The whole table goes through the library.
+CASES = SMALL[::12] + [case for case in all_cases() if len(case.blob) > 20 * 2**20]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -36,7 +36,7 @@ def good(pipeline: Pipeline) -> dict[str, object]:
     return answer.to_json()
 
 
-@examples(300)
+@examples(150)
 @given(batch=st.lists(files(), min_size=1, max_size=3))
 def test_any_bytes_get_an_answer_and_leave_the_others_alone(
     pipeline: Pipeline, good: dict[str, object], batch: list[bytes]
