@@ -17,6 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "MANAGEMENT_URL": "http://127.0.0.1:8081",
     "MODEL_NAME": "deepfake",
     "TIMEOUT": 60,  # seconds
+    "LANGUAGE": "en",  # of the page: a file of frontend/text
     "BACKEND_FILE": None,  # addresses that win over the two above; see deploy/supervisor.py
     "LOG_FILE": None,  # None: standard error
     # So many photos are held at a time; others wait for their turn, SLOT_WAIT seconds at most.

@@ -31,8 +31,18 @@ class Backend(NamedTuple):
     """Where one TorchServe listens, and the connections to it."""
 
     predictions: str
+    explanations: str
     model: str
     session: requests.Session
+
+
+class Question(NamedTuple):
+    """A photo, and what is asked about it; see ``Client.detect``."""
+
+    blob: bytes
+    content_type: str
+    crops: bool
+    explain: bool
 
 
 class Client:
@@ -65,7 +75,9 @@ class Client:
         self._one_at_a_time = threading.Lock()
         self._backend = self._at(url, management_url, auth)
 
-    def detect(self, blob: bytes, content_type: str, crops: bool = True) -> dict[str, Any]:
+    def detect(
+        self, blob: bytes, content_type: str, crops: bool = True, explain: bool = False
+    ) -> dict[str, Any]:
         """Have one photo judged, and once more if the detector was busy, gone or died.
 
         Args:
@@ -73,6 +85,7 @@ class Client:
                 parser would have to take it apart again.
             content_type: sent along with it.
             crops: ask for each face's crop as base64 JPEG.
+            explain: ask for heat maps of the faces as well; it takes longer.
 
         Returns:
             The ``Verdict`` of docs/openapi.yaml.
@@ -80,9 +93,10 @@ class Client:
         Raises:
             BackendError: the photo was refused, or there was no answer.
         """
+        question = Question(blob, content_type, crops, explain)
         deadline = time.monotonic() + self._timeout - waited.get()
         try:
-            return self._ask(blob, content_type, crops, deadline)
+            return self._ask(question, deadline)
         except BackendError as error:
             if error.code not in AGAIN:
                 raise
@@ -92,8 +106,8 @@ class Client:
             log.warning("asking again", extra={"fields": {"code": error.code}})
             time.sleep(pause)
             if error.code != "backend_died":
-                return self._ask(blob, content_type, crops, deadline)
-            return self._ask_alone(blob, content_type, crops, deadline, error)
+                return self._ask(question, deadline)
+            return self._ask_alone(question, deadline, error)
 
     def ready(self) -> bool:
         """Whether a worker of the model is ready to answer."""
@@ -133,12 +147,13 @@ class Client:
         session.trust_env = False
         return Backend(
             f"{url.rstrip('/')}/predictions/{self._model}",
+            f"{url.rstrip('/')}/explanations/{self._model}",
             f"{management_url.rstrip('/')}/models/{self._model}",
             session,
         )
 
     def _ask_alone(
-        self, blob: bytes, content_type: str, crops: bool, deadline: float, error: BackendError
+        self, question: Question, deadline: float, error: BackendError
     ) -> dict[str, Any]:
         """The second try of a photo in whose batch the worker died.
 
@@ -150,28 +165,29 @@ class Client:
         try:
             if time.monotonic() + 1 >= deadline:
                 raise error
-            return self._ask(blob, content_type, crops, deadline)
+            return self._ask(question, deadline)
         finally:
             self._one_at_a_time.release()
 
-    def _ask(self, blob: bytes, content_type: str, crops: bool, deadline: float) -> dict[str, Any]:
-        response = self._post(blob, content_type, crops, max(0.01, deadline - time.monotonic()))
+    def _ask(self, question: Question, deadline: float) -> dict[str, Any]:
+        response = self._post(question, max(0.01, deadline - time.monotonic()))
         answer = _json(response)
         if response.status_code == 200 and "faces" in answer:
             return answer
         raise _error(response, answer.get("error"))
 
-    def _post(
-        self, blob: bytes, content_type: str, crops: bool, patience: float
-    ) -> requests.Response:
+    def _post(self, question: Question, patience: float) -> requests.Response:
         backend = self.backend()
-        headers = {"Content-Type": content_type, "X-Crops": str(crops).lower()}
+        headers = {
+            "Content-Type": question.content_type,
+            "X-Crops": str(question.crops).lower(),
+        }
         if request_id.get():
             headers[ID_HEADER] = request_id.get()
         try:
             return backend.session.post(
-                backend.predictions,
-                data=blob,
+                backend.explanations if question.explain else backend.predictions,
+                data=question.blob,
                 headers=headers,
                 timeout=(min(patience, CONNECT_TIMEOUT), patience),
                 allow_redirects=False,

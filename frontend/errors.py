@@ -1,85 +1,9 @@
-"""Every error a visitor can meet: its code, its status and its plain words."""
+"""Every error a visitor can meet: its code and its status; the page's words are in text/."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from flask import Flask, Response, g, jsonify, make_response, render_template, request
 from werkzeug.exceptions import ClientDisconnected, HTTPException
-
-
-class Words(NamedTuple):
-    """What the page says about an error: a headline, and what to do next."""
-
-    title: str
-    advice: str
-
-
-WORDS = {
-    "empty_input": Words("No photo was chosen", "Choose a photo, then press “Examine”."),
-    "unsupported_format": Words(
-        "This file is not a photo we can read", "Save it as JPEG or PNG and try again."
-    ),
-    "broken_image": Words(
-        "The photo is damaged",
-        "Download or copy it again, or open it in an image program and save it anew.",
-    ),
-    "image_too_small": Words(
-        "The photo is too small", "Choose the original photo instead of a thumbnail."
-    ),
-    "no_face": Words(
-        "No face found",
-        "If the face is small in the photo, cut the photo down to it; a face turned away, "
-        "covered or in the dark is often not found.",
-    ),
-    "image_too_large": Words(
-        "The file is too large", "Make the photo smaller or save it as JPEG: at most 20 MB."
-    ),
-    "too_many_pixels": Words(
-        "The photo has too many pixels", "Make it smaller: at most 50 million pixels."
-    ),
-    "backend_unreachable": Words(
-        "The detector cannot be reached",
-        "It may still be starting: try again in a minute. If it stays like this, tell whoever "
-        "runs this page.",
-    ),
-    "backend_timeout": Words(
-        "The detector took too long", "Try again in a moment, or with a smaller photo."
-    ),
-    "backend_died": Words(
-        "The detector stopped",
-        "It starts again by itself: try again in a minute. If it stops at this photo every time, "
-        "tell whoever runs this page.",
-    ),
-    "out_of_memory": Words(
-        "There was not enough memory", "Try again in a minute, or with a smaller photo."
-    ),
-    "stopping": Words("This page is being restarted", "Try again in a minute."),
-    "backend_busy": Words("The detector is busy", "Try again in a few seconds."),
-    "not_found": Words("There is no such page", "Go back to the start and choose a photo."),
-    "method_not_allowed": Words("That does not work here", "Use the form below."),
-    "wrong_host": Words(
-        "This page is not known by that name",
-        "Use the address that you were given; whoever runs this page can add names to it.",
-    ),
-    "cross_site": Words("This came from another site", "Open this page itself, and use its form."),
-    "form_expired": Words(
-        "The form has expired",
-        "Load this page anew and choose the photo again. It needs a cookie, for nothing but the "
-        "form.",
-    ),
-    "too_many_requests": Words("That was a lot of photos", "Wait a moment, then try again."),
-    "upload_incomplete": Words(
-        "The photo did not arrive", "Check your connection and try again, or with a smaller photo."
-    ),
-    "bad_request": Words("The request was not understood", "Choose a photo and try again."),
-}
-
-OUR_FAULT = Words(
-    "Something went wrong on our side",
-    "Your photo is not to blame as far as we know. Try again; if it fails again, tell whoever "
-    "runs this page.",
-)
 
 HTTP_CODES = {
     400: "bad_request",
@@ -110,11 +34,6 @@ class FrontendError(Exception):
         self.status = status
         self.retry_after = retry_after
         self.wait = wait
-
-    @property
-    def words(self) -> Words:
-        """The page's headline and advice."""
-        return WORDS.get(self.code, OUR_FAULT)
 
     def to_json(self) -> dict[str, object]:
         """The body of an error answer, in the form the backend uses too."""

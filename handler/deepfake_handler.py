@@ -26,6 +26,9 @@ from deepfake.pipeline import Pipeline, Verdict
 
 CROPS_HEADER = "x-crops"
 ID_HEADER = "x-request-id"
+# TorchServe sets it on every request, last: "True" on /explanations/, "False" on /predictions/.
+# It keeps names that differ in case apart, so this spelling is its own.
+EXPLAIN_HEADER = "explain"
 IMAGE_FIELDS = ("data", "body", "image")  # "body" is what TorchServe calls a raw request body
 HISTOGRAM = {
     "decode": "deepfake_decode_seconds",
@@ -33,6 +36,7 @@ HISTOGRAM = {
     "classify": "deepfake_classify_seconds",
 }
 
+Asked = tuple[bytes | DeepfakeError, bool, bool]
 log = logging.getLogger(__name__)
 
 
@@ -69,19 +73,42 @@ class DeepfakeHandler:
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[Any]:
         """Answer a batch: one JSON document and one HTTP status for each request."""
         started = time.perf_counter()
-        read = [_read(row, context.get_all_request_header(i)) for i, row in enumerate(data)]
+        asked = [_read(row, context.get_all_request_header(i)) for i, row in enumerate(data)]
         answers = self.pipeline.predict(
-            [photo for photo, _ in read],
+            [photo for photo, *_ in asked],
             observe=lambda stage, seconds: _observe(context, HISTOGRAM[stage], seconds),
         )
-        bodies = [self._body(context, i, answer, read[i][1]) for i, answer in enumerate(answers)]
+        answers = [
+            self._explained(context, answer) if explain else answer
+            for answer, (*_, explain) in zip(answers, asked, strict=True)
+        ]
+        bodies = [
+            self._body(context, i, answer, crops, not explain)
+            for i, (answer, (_, crops, explain)) in enumerate(zip(answers, asked, strict=True))
+        ]
         seconds = time.perf_counter() - started
         for i, answer in enumerate(answers):
             _observe(context, "deepfake_request_seconds", seconds)
             _log_request(context, i, answer, seconds, len(answers))
         return bodies
 
-    def _body(self, context: Any, index: int, answer: Verdict | DeepfakeError, crops: bool) -> str:
+    def _explained(self, context: Any, answer: Verdict | DeepfakeError) -> Verdict | DeepfakeError:
+        if isinstance(answer, DeepfakeError):
+            return answer
+        started = time.perf_counter()
+        answer = self.pipeline.explain(answer)
+        _observe(context, "deepfake_explain_seconds", time.perf_counter() - started)
+        return answer
+
+    def _body(
+        self,
+        context: Any,
+        index: int,
+        answer: Verdict | DeepfakeError,
+        crops: bool,
+        counts: bool,
+    ) -> str:
+        """``counts``: explanations do not, being about photos that have been counted already."""
         context.set_response_content_type(index, "application/json")
         context.set_response_header(index, "Cache-Control", "no-store")
         if isinstance(answer, DeepfakeError):
@@ -89,9 +116,10 @@ class DeepfakeHandler:
             context.set_response_status(answer.status, phrase, index)
             _count(context, "deepfake_errors_total", answer.code)
             return json.dumps(answer.to_json())
-        _count(context, "deepfake_verdicts_total", answer.worst.verdict)
-        _observe(context, "deepfake_faces_per_image", answer.faces_found)
-        _observe(context, "deepfake_fake_probability", answer.worst.fake_probability)
+        if counts:
+            _count(context, "deepfake_verdicts_total", answer.worst.verdict)
+            _observe(context, "deepfake_faces_per_image", answer.faces_found)
+            _observe(context, "deepfake_fake_probability", answer.worst.fake_probability)
         return json.dumps(answer.to_json(crops) | {"model": self.model})
 
 
@@ -130,17 +158,18 @@ def _check(checkpoint: Path, config: dict[str, Any]) -> None:
             verify(checkpoint, str(digest))
 
 
-def _read(row: dict[str, Any], headers: dict[str, Any]) -> tuple[bytes | DeepfakeError, bool]:
-    """The photo of one request, or the error it means, and whether crops are wanted.
+def _read(row: dict[str, Any], headers: dict[str, Any]) -> Asked:
+    """The photo of one request, or the error it means; whether crops and heat maps are wanted.
 
-    With a raw body the option comes as a header: TorchServe drops a prediction's query string.
+    With a raw body the options come as headers: TorchServe drops a prediction's query string.
     """
     header = next((v for k, v in headers.items() if k.lower() == CROPS_HEADER), False)
     try:
         photo = _photo(row)
-        return photo, _flag(row.get("crops", header))
+        crops = _flag(row.get("crops", header))
+        return photo, crops, headers.get(EXPLAIN_HEADER) == "True"
     except DeepfakeError as error:
-        return error, False
+        return error, False, False
 
 
 def _photo(row: dict[str, Any]) -> bytes:

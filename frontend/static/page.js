@@ -1,81 +1,252 @@
-// Makes the page nicer: drop, paste, early checks, and the answer without a reload.
-// Everything also works without it.
+// Makes the page nicer: drop, paste, several photos at once with their progress, heat maps on
+// demand, reports. Everything else also works without it.
+const AT_ONCE = 3; // photos on their way at the same time
+const MOST = 50; // photos taken at once
+const TIMEOUT = 120_000; // ms
+
 const form = document.getElementById("form");
-const input = document.getElementById("image");
 const drop = document.getElementById("drop");
-const button = form.querySelector("button");
+const answer = document.getElementById("answer");
 const status = document.getElementById("status");
 const problem = document.getElementById("problem");
+const words = JSON.parse(form.dataset.text);
+const title = document.title;
 const maxBytes = Number(form.dataset.maxBytes);
+
+const waiting = []; // jobs: {name, fill, card, size}
+const jobs = new WeakMap(); // the job that each result came from
+let running = 0;
 
 document.documentElement.classList.add("script");
 
-/** Say what is wrong with the choice, or nothing. */
-function complain(words) {
-  problem.textContent = words;
-  input.setAttribute("aria-invalid", words ? "true" : "false");
+/** A sentence with its {blanks} filled in. */
+function fill(sentence, blanks) {
+  return sentence.replace(/{(\w+)}/g, (_, name) => blanks[name]);
 }
 
-/** Put dropped or pasted files into the form, as if they had been chosen. */
+function clone(id) {
+  return document.getElementById(id).content.firstElementChild.cloneNode(true);
+}
+
+/** Take files from a field, a drop or the clipboard. */
 function take(files) {
-  const photos = [...files].filter((file) => file.type.startsWith("image/"));
-  if (photos.length === 0) {
-    complain("That is not a photo. Drop or paste an image file.");
+  const photos = [...files].slice(0, MOST);
+  problem.textContent = "";
+  if (files.length > MOST) problem.textContent = fill(words.too_many, { count: MOST });
+  if (photos.length === 0) problem.textContent = words.nothing;
+  for (const photo of photos) {
+    add(photo.name || words.pasted, photo.size, (data) => data.append("image", photo));
+  }
+}
+
+/** Show a photo as waiting, and send it when it is its turn. */
+function add(name, size, fillIn) {
+  const job = { name, size, fill: fillIn, card: clone("waiting") };
+  answer.append(job.card);
+  document.body.classList.add("answered");
+  if (waiting.length + running === 0) job.card.scrollIntoView({ block: "nearest" });
+  enqueue(job);
+}
+
+function enqueue(job) {
+  job.card.querySelector(".file").textContent = job.name;
+  job.card.querySelector("progress").ariaLabel = fill(words.progress, job);
+  waiting.push(job);
+  next();
+}
+
+async function next() {
+  if (running >= AT_ONCE || waiting.length === 0) return;
+  running += 1;
+  await examine(waiting.shift());
+  running -= 1;
+  next();
+}
+
+/** Send one photo and put what comes of it in its place. Never throws. */
+async function examine(job) {
+  if (job.size > maxBytes) {
+    fail(job, words.too_large, words.too_large_advice);
     return;
   }
-  const one = new DataTransfer();
-  one.items.add(photos[0]);
-  input.files = one.files;
-  check();
-  button.focus();
-}
-
-/** Whether the chosen photo can be sent; tells why not. */
-function check() {
-  const tooLarge = input.files.length > 0 && input.files[0].size > maxBytes;
-  complain(tooLarge ? "The file is too large. Choose a photo of at most 20 MB." : "");
-  return !tooLarge;
-}
-
-/** Show whether an answer is awaited; the button stays focusable meanwhile. */
-function setBusy(busy) {
-  form.setAttribute("aria-busy", String(busy));
-  button.setAttribute("aria-disabled", String(busy));
-  button.textContent = busy ? "Examining…" : "Examine";
-  if (busy) status.textContent = "The photo is being examined.";
-}
-
-/** Put the answer's part of the received page into this one. */
-function show(html) {
-  const page = new DOMParser().parseFromString(html, "text/html");
-  const answer = document.getElementById("answer");
-  answer.replaceChildren(...page.getElementById("answer").childNodes);
-  drop.replaceChildren(...page.getElementById("drop").childNodes);
-  document.title = page.title;
-  status.textContent = document.getElementById("headline").textContent;
-  answer.scrollIntoView({ block: "start" });
-}
-
-async function send(event) {
-  event.preventDefault();
-  if (form.getAttribute("aria-busy") === "true" || !check()) return;
-  setBusy(true);
+  progress(job, 0);
   try {
-    const response = await fetch(form.action, { method: "POST", body: new FormData(form) });
-    show(await response.text());
+    const { page, code } = await send(job, {}, (share) => progress(job, share));
+    const part = page.getElementById("answer")?.firstElementChild;
+    if (part) place(job, part);
+    else fail(job, ...reason(code));
   } catch {
-    status.textContent = "";
-    complain("No answer came. Check your connection and try again.");
-  } finally {
-    setBusy(false);
+    fail(job, words.lost, words.lost_advice);
   }
 }
 
-form.addEventListener("submit", send);
-input.addEventListener("change", check);
+/** What an answer means that is not the page's: a proxy's, most likely. */
+function reason(code) {
+  if (code === 413) return [words.too_large, words.too_large_advice];
+  if (code === 429 || code >= 500) return [words.busy, words.busy_advice];
+  return [words.lost, words.lost_advice];
+}
+
+/** Post the form with the job's photo; the page that comes back and its HTTP status. */
+function send(job, options, onProgress) {
+  const data = new FormData(form);
+  for (const field of ["image", "sample", "heat"]) data.delete(field);
+  for (const [name, value] of Object.entries(options)) data.set(name, value);
+  job.fill(data);
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", form.action);
+    request.timeout = TIMEOUT;
+    request.upload.onprogress = (event) => onProgress(event.loaded / event.total);
+    request.upload.onload = () => onProgress(1);
+    request.onload = () => {
+      const page = new DOMParser().parseFromString(request.responseText, "text/html");
+      renew(page);
+      resolve({ page, code: request.status });
+    };
+    request.onerror = request.ontimeout = request.onabort = reject;
+    request.send(data);
+  });
+}
+
+/** Take over the form's token from a page that came back: ours may have expired. */
+function renew(page) {
+  const [old, fresh] = [form, page].map((part) => part.querySelector("[name=csrf_token]"));
+  if (old && fresh) old.value = fresh.value;
+}
+
+function progress(job, share) {
+  const bar = job.card.querySelector("progress");
+  const state = job.card.querySelector(".state");
+  if (share < 1) bar.value = share;
+  else bar.removeAttribute("value"); // how long the network takes is not known
+  state.textContent =
+    share < 1 ? fill(words.sending, { percent: Math.floor(100 * share) }) : words.examining;
+}
+
+function place(job, part) {
+  const failed = part.classList.contains("error");
+  if (failed) addActions(job, part);
+  replace(job, part);
+  jobs.set(part, job);
+  announce(job.name, part);
+  if (!failed && answer.children.length === 1) part.scrollIntoView({ block: "nearest" });
+}
+
+function fail(job, title, advice) {
+  const part = clone("failed");
+  part.querySelector(".file").textContent = job.name;
+  part.querySelector(".headline").textContent = title;
+  part.querySelector(".advice").textContent = advice;
+  addActions(job, part);
+  replace(job, part);
+  announce(job.name, part);
+}
+
+/** Put another element in the job's place, and keep the keyboard where it was. */
+function replace(job, part) {
+  const focused = job.card.contains(document.activeElement);
+  job.card.replaceWith(part);
+  job.card = part;
+  if (focused) {
+    part.tabIndex = -1;
+    part.focus();
+  }
+}
+
+function announce(name, part) {
+  const verdict = part.querySelector(".headline").textContent.trim();
+  status.textContent = fill(words.done, { name, verdict });
+  document.title = `${verdict} – ${title}`;
+}
+
+function addActions(job, part) {
+  const actions = clone("again");
+  const [retry, remove] = actions.children;
+  retry.ariaLabel = fill(words.retry_name, job);
+  remove.ariaLabel = fill(words.remove_name, job);
+  retry.addEventListener("click", () => {
+    replace(job, clone("waiting"));
+    enqueue(job);
+  });
+  remove.addEventListener("click", () => {
+    part.remove();
+    if (answer.children.length === 0) document.body.classList.remove("answered");
+    document.getElementById("image").focus();
+  });
+  part.append(actions);
+}
+
+/** Fetch the heat maps of a result's faces the first time that one of them is opened. */
+async function explain(details) {
+  const result = details.closest(".result");
+  const job = jobs.get(result);
+  if (!job || job.explaining || details.querySelector("img")) return;
+  job.explaining = true;
+  const bodies = result.querySelectorAll(".heat .body");
+  try {
+    const { page } = await send(job, { heat: "true" }, () => {});
+    const found = page.querySelectorAll(".heat .body");
+    if (found.length !== bodies.length) throw new Error("no answer");
+    bodies.forEach((body, i) => body.replaceChildren(...found[i].childNodes));
+    jobs.delete(result); // it has all there is
+  } catch {
+    details.querySelector("[role=status]").textContent = words.heat_failed;
+  } finally {
+    job.explaining = false;
+  }
+}
+
+/** Print one result alone, with its details open. */
+function print(result) {
+  result.classList.add("printed");
+  document.body.classList.add("printing");
+  const closed = result.querySelectorAll(".facts:not([open]), .views:not([open])");
+  closed.forEach((details) => (details.open = true));
+  window.addEventListener(
+    "afterprint",
+    () => {
+      closed.forEach((details) => (details.open = false));
+      result.classList.remove("printed");
+      document.body.classList.remove("printing");
+    },
+    { once: true },
+  );
+  window.print();
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const sample = event.submitter?.value;
+  if (sample) {
+    const name = event.submitter.textContent.trim();
+    add(name, 0, (data) => data.set("sample", sample));
+  }
+});
+
+for (const input of form.querySelectorAll("input[type=file]")) {
+  input.addEventListener("change", () => {
+    if (input.files.length > 0) take(input.files);
+    input.value = ""; // so that the same photo can be chosen again
+  });
+}
+
+answer.addEventListener("click", (event) => {
+  if (event.target.matches(".print")) print(event.target.closest(".result"));
+});
+
+document.addEventListener(
+  "toggle",
+  (event) => {
+    if (event.target.matches(".heat[open]")) explain(event.target);
+  },
+  true, // it does not bubble
+);
+
 document.addEventListener("paste", (event) => {
   if (event.clipboardData.files.length > 0) take(event.clipboardData.files);
 });
+
 for (const type of ["dragover", "dragleave", "drop"]) {
   // On the whole document: a photo dropped beside the field must not replace the page.
   document.addEventListener(type, (event) => {

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deepfake.checkpoint import BALANCED, Checkpoint, OperatingPoint, load
 from deepfake.errors import DeepfakeError, InternalError, NoFace, OutOfMemory
+from deepfake.explain import MAX_MAPS, heat_maps
 from deepfake.faces import Face, FaceDetector, crop_face, crop_square
 from deepfake.images import decode, full_size
 from deepfake.runtime import make_runtime
@@ -50,6 +51,7 @@ class FaceVerdict:
         verdict: the label, or Uncertain where the probability is too close to call.
         confidence: probability of the label, in [0, 1].
         crop: the square RGB crop that was judged, at most ``CROP_SIDE`` pixels wide.
+        heat_map: see ``deepfake.explain``; None unless ``Pipeline.explain`` made one.
     """
 
     face: Face
@@ -59,9 +61,10 @@ class FaceVerdict:
     verdict: str
     confidence: float
     crop: Image.Image
+    heat_map: Tensor | None = None
 
     def to_json(self, crops: bool = False) -> dict[str, object]:
-        """Plain types; with ``crops`` the crop too, as base64 JPEG."""
+        """Plain types, the heat map if there is one; with ``crops`` the crop, as base64 JPEG."""
         answer: dict[str, object] = {
             "box": [round(v, 1) for v in self.face.box],
             "detection_score": round(self.face.score, 4),
@@ -75,6 +78,8 @@ class FaceVerdict:
             buffer = io.BytesIO()
             self.crop.save(buffer, "JPEG", quality=CROP_QUALITY)
             answer["crop"] = base64.b64encode(buffer.getvalue()).decode("ascii")
+        if self.heat_map is not None:
+            answer["heat_map"] = [[round(v, 3) for v in row] for row in self.heat_map.tolist()]
         return answer
 
 
@@ -87,6 +92,7 @@ class Verdict:
         faces_found: how many there were before that limit.
         point: the threshold in use, and how often it errs.
         width, height: of the upright photo, pixels.
+        band: P(fake) from the first to the second is Uncertain; None if nothing is.
     """
 
     faces: tuple[FaceVerdict, ...]
@@ -94,6 +100,7 @@ class Verdict:
     point: OperatingPoint
     width: int
     height: int
+    band: tuple[float, float] | None = None
 
     @property
     def worst(self) -> FaceVerdict:
@@ -109,6 +116,7 @@ class Verdict:
             "confidence": round(worst.confidence, 4),
             "fake_probability": round(worst.fake_probability, 4),
             "threshold": round(self.point.threshold, 4),
+            "uncertain_band": self.band and [round(p, 4) for p in self.band],
             "false_positive_rate": _rounded(self.point.false_positive_rate),
             "faces": [face.to_json(crops) for face in self.faces],
             "faces_found": self.faces_found,
@@ -160,6 +168,8 @@ class Pipeline:
     ) -> None:
         self.checkpoint = checkpoint
         self.point = checkpoint.point(point)
+        band, threshold = checkpoint.uncertain, self.point.threshold  # which may lie outside
+        self.band = band and (min(band[0], threshold), max(band[1], threshold))
         self.model = checkpoint.model
         self.runtime = make_runtime(
             self.model, torch.device(device), runtime, checkpoint.temperature
@@ -229,6 +239,18 @@ class Pipeline:
         p_fake = (logits / self.checkpoint.temperature).softmax(dim=1)[:, 1]
         return [tuple(row) for row in p_fake.view(len(pixels), len(VIEWS)).tolist()]
 
+    def explain(self, verdict: Verdict) -> Verdict | DeepfakeError:
+        """The verdict with heat maps of its ``MAX_MAPS`` most fake faces, or what went wrong."""
+        faces = list(verdict.faces)
+        ranked = sorted(range(len(faces)), key=lambda i: -faces[i].fake_probability)
+        try:
+            for i in ranked[:MAX_MAPS]:
+                (heat,) = heat_maps(self.model, [faces[i].crop], [faces[i].label == "Fake"])
+                faces[i] = replace(faces[i], heat_map=heat)
+        except Exception as error:
+            return _fault(error)
+        return replace(verdict, faces=tuple(faces))
+
     def _look(self, photo: Photo, times: Times) -> _Found | DeepfakeError:
         """Decode one photo, find its faces and cut them out; or the error that came of it."""
         if isinstance(photo, DeepfakeError):
@@ -246,12 +268,7 @@ class Pipeline:
         except DeepfakeError as error:
             return error
         except Exception as error:
-            if isinstance(error, MemoryError) or "allocate memory" in str(error):  # PyTorch's words
-                log.error("out of memory")
-                return OutOfMemory("There was not enough memory for this photo; try again later.")
-            # Not the photo's fault as far as we know; the others of the batch must not suffer.
-            log.exception("finding faces failed")
-            return InternalError("The photo could not be examined; this is our fault, not yours.")
+            return _fault(error)
 
     def _cut(
         self, photo: bytes | Image.Image, image: Image.Image, faces: list[Face], times: Times
@@ -299,6 +316,7 @@ class Pipeline:
             point=self.point,
             width=found.size[0],
             height=found.size[1],
+            band=self.band,
         )
 
     def _judge(self, face: Face, crop: Image.Image, views: tuple[float, ...]) -> FaceVerdict:
@@ -316,12 +334,17 @@ class Pipeline:
         )
 
     def _too_close(self, p_fake: float) -> bool:
-        """Whether it lies in the uncertain band, or between that and the threshold in use."""
-        band = self.checkpoint.uncertain
-        if band is None:
-            return False
-        threshold = self.point.threshold
-        return min(band[0], threshold) <= p_fake <= max(band[1], threshold)
+        return self.band is not None and self.band[0] <= p_fake <= self.band[1]
+
+
+def _fault(error: Exception) -> DeepfakeError:
+    """What an error means that is not the photo's fault as far as we know; to be called where it
+    is handled. The others of the batch must not suffer."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):  # PyTorch's words
+        log.error("out of memory")
+        return OutOfMemory("There was not enough memory for this photo; try again later.")
+    log.exception("a photo could not be examined")
+    return InternalError("The photo could not be examined; this is our fault, not yours.")
 
 
 def _rounded(share: float | None) -> float | None:

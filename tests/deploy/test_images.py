@@ -218,8 +218,13 @@ def test_the_frontend_image_shows_the_page(image: Callable[[str], Path]) -> None
     out = run(
         folder,
         "import frontend.app; c = frontend.app.create_app().test_client(); "
-        "print(frontend.app.__file__, *(c.get(u).status_code for u in ('/', '/static/style.css')))",
+        "urls = ('/', '/static/style.css', '/docs/api', '/docs/model-card', "
+        "'/docs/openapi.yaml', '/docs/evaluation.png'); "
+        "answers = [c.get(u, buffered=True) for u in urls]; "
+        "assert b'not installed' not in answers[3].data; "
+        "print(frontend.app.__file__, *(a.status_code for a in answers)); "
+        "[a.close() for a in answers]",
     )
-    file, page, style = out.split()
+    file, *statuses = out.split()
     assert Path(file).is_relative_to(folder)
-    assert (page, style) == ("200", "200")
+    assert statuses == ["200"] * 6

@@ -6,7 +6,7 @@ import re
 
 import requests
 
-from frontend.views import percent
+from frontend.text import percent
 from tests.e2e.conftest import ROOT, Service, upload
 
 ASTRONAUT = (ROOT / "tests" / "fixtures" / "astronaut.jpg").read_bytes()
@@ -27,10 +27,10 @@ def test_a_photo_gets_its_verdict_in_words_and_pictures(service: Service) -> Non
     direct = requests.post(service.url, data=ASTRONAUT, timeout=60).json()
     page = upload(service, ASTRONAUT)
     assert page.status_code == 200
-    headline = re.search(r'<h2 id="headline"[^>]*>([^<]*)</h2>', page.text)
+    headline = re.search(r'<h2 class="headline">(.*?)</h2>', page.text, re.DOTALL)
     assert headline
-    assert headline[1] == HEADLINES[direct["verdict"]]
-    assert f"Probability of fake: {percent(direct['fake_probability'])}" in words(page.text)
+    assert words(headline[1]).strip() == HEADLINES[direct["verdict"]]
+    assert f"Probability of fake: {words(percent(direct['fake_probability']))}" in words(page.text)
     assert "not a proof" in words(page.text)
     assert page.text.count("data:image/jpeg;base64,") == 2, "the photo and its face"
     assert 'viewBox="0 0 512 512"' in page.text
@@ -49,6 +49,19 @@ def test_the_json_route_gives_the_services_answer(service: Service) -> None:
     crops = requests.post(f"{service.page}/api/detect?crops=true", data=ASTRONAUT, timeout=60)
     assert "crop" in crops.json()["faces"][0]
     assert "crop" not in raw.json()["faces"][0]
+
+
+def test_heat_maps_come_through_both_doors(service: Service) -> None:
+    url = service.url.replace("/predictions/", "/explanations/")
+    direct = requests.post(url, data=ASTRONAUT, timeout=60).json()
+    heat = direct["faces"][0]["heat_map"]
+    assert len(heat) == len(heat[0]) == 7
+    assert max(map(max, heat)) == 1
+    form = {"files": {"image": ASTRONAUT}, "timeout": 60}
+    assert requests.post(f"{service.page}/api/explain", **form).json()["faces"] == direct["faces"]
+    page = upload(service, ASTRONAUT, heat="true")
+    assert page.text.count("data:image/jpeg;base64,") == 3, "photo, face and its heat map"
+    assert "7 by 7 places" in words(page.text)
 
 
 def test_errors_come_in_plain_words_with_their_status(service: Service) -> None:

@@ -52,6 +52,7 @@ def verdict(*p_fakes: float, faces_found: int = 0) -> dict[str, Any]:
     return {
         **{key: worst[key] for key in ("label", "verdict", "confidence", "fake_probability")},
         "threshold": 0.5,
+        "uncertain_band": [0.4, 0.6],
         "false_positive_rate": 0.125,
         "faces": faces,
         "faces_found": faces_found or len(faces),
@@ -71,11 +72,15 @@ def typed(code: str, status: int, message: str = "Something about the photo.") -
 
 
 class Backend(ThreadingHTTPServer):
-    """TorchServe's two addresses in one; answers with ``status`` and ``body`` after ``delay``."""
+    """TorchServe's two addresses in one; answers with ``status`` and ``body`` after ``delay``.
+
+    Photos that begin with ``refuse`` are refused as having no face.
+    """
 
     status = 200
     body: Any = None
     delay = 0.0
+    refuse = b"\xff\xfe"
     workers: tuple[str, ...] = ("READY",)
 
     def __init__(self) -> None:
@@ -92,8 +97,11 @@ class Handler(BaseHTTPRequestHandler):
         asked = (self.headers["X-Crops"], self.headers["Content-Type"])
         self.server.seen.append((self.path, *asked, body))
         time.sleep(self.server.delay)
+        answer = (self.server.status, self.server.body)
+        if body.startswith(self.server.refuse):
+            answer = (422, typed("no_face", 422))
         with contextlib.suppress(ConnectionError):  # the asker may have given up
-            self._send(self.server.status, self.server.body)
+            self._send(*answer)
 
     def do_GET(self) -> None:
         known = self.path == "/models/deepfake"
@@ -178,8 +186,9 @@ def shown_photo(page: str) -> Image.Image:
 def test_the_start_page_has_a_form_that_needs_no_script(client: FlaskClient) -> None:
     page = client.get("/").text
     assert re.search(r'<form[^>]* method="post"[^>]* enctype="multipart/form-data"', page)
-    assert '<input id="image" type="file" name="image" required' in page
-    assert 'id="headline"' not in page
+    assert '<input id="image" type="file" name="image" multiple' in page
+    assert 'type="file" name="image" accept="image/*" capture="environment"' in page
+    assert "<article" not in page
 
 
 @pytest.mark.parametrize(
@@ -197,11 +206,11 @@ def test_the_verdict_is_the_headline_and_the_title(
     backend.body = verdict(p_fake)
     answer = send(client, photo())
     assert answer.status_code == 200
-    assert part(answer.text, r'<h2 id="headline"[^>]*>(.*?)</h2>') == words
+    assert part(answer.text, r'<h2 class="headline">(.*?)</h2>') == words
     assert part(answer.text, r"<title>(.*?)</title>").startswith(words)
     assert "not a proof" in answer.text
     assert "version 1.0" in answer.text
-    assert "<code>0123456789ab</code>" in answer.text
+    assert f"<code>{'0123456789abcdef' * 4}</code>" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -233,7 +242,7 @@ def test_every_verdict_says_what_to_do_next(
 def test_no_photo_is_called_real(client: FlaskClient, backend: Backend) -> None:
     backend.body = verdict(0.01, 0.02)
     page = send(client, photo()).text
-    answer = part(page, r'<div id="answer">(.*)<form')
+    answer = part(page, r"<article[^>]*>(.*)</article>")
     assert "may still have been manipulated" in answer
     assert not re.search(r"\b(Real|genuine|guaranteed)\b", answer)
 
@@ -261,11 +270,11 @@ def test_every_face_has_its_own_verdict_not_by_colour_alone(
     backend.body = verdict(0.2, 0.9, 0.5)
     page = send(client, photo()).text
     assert [text(heading) for heading in re.findall(r"<h3>(.*?)</h3>", page, re.DOTALL)] == [
-        *("Face 1: No sign of manipulation found", "Face 2: Likely fake", "Face 3: Uncertain")
+        *("Face 1 : No sign of manipulation found", "Face 2 : Likely fake", "Face 3 : Uncertain")
     ]
     assert re.findall(r'<g class="box (\w+)">', page) == ["real", "fake", "uncertain"]
     key = part(page, r"<figcaption[^>]*>(.*?)</figcaption>")
-    for line in ("fake: dashed", "Uncertain: dotted", "found: solid"):  # as style.css draws them
+    for line in ("fake: dashed", "Uncertain: dotted", "found: solid"):  # as result.css draws them
         assert line in key
 
 
@@ -273,13 +282,12 @@ def test_every_face_has_a_box_and_a_card(client: FlaskClient, backend: Backend) 
     backend.body = verdict(0.2, 0.9, 0.4, faces_found=40)
     page = send(client, photo()).text
     assert page.count('class="edge"') == 3
-    assert page.count('<li class="card face">') == 3
-    assert page.count('alt="Face ') == 3
+    assert page.count('<li class="face ') == 3
     assert 'viewBox="0 0 320 240"' in page
     assert '<rect class="edge" x="90" y="20.0" width="60"' in page
     assert "40 faces were found, and the 3 largest examined" in page
     for shown in ("12.3 %", "56.8 %", "90.1 %", "99.9 %"):  # the views and the detection score
-        assert shown in page
+        assert shown in text(page)
 
 
 def test_the_photo_is_shown_upright_and_small(client: FlaskClient) -> None:
@@ -441,7 +449,7 @@ def test_headers(client: FlaskClient, path: str) -> None:
 def test_the_page_keeps_to_its_own_policy(client: FlaskClient) -> None:
     page = send(client, photo()).text
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", page)
-    assert not re.search(r'(?:src|href|action)="(?!/|data:)', page)
+    assert not re.search(r'(?:src|href|action)="(?!/|data:|#)', page)
 
 
 def test_uploads_never_touch_the_disk(

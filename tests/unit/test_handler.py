@@ -207,6 +207,40 @@ def test_a_header_that_is_neither_is_refused(ask: Ask) -> None:
     assert code(ask({"body": PHOTO}, **{"X-Crops": "perhaps"})) == (400, "bad_request")
 
 
+def test_the_explanations_route_adds_heat_maps(ask: Ask, expected: dict[str, Any]) -> None:
+    status, answer = ask({"body": PHOTO}, explain="True")
+    root = {"$ref": "#/components/schemas/Verdict", "components": SPEC["components"]}
+    jsonschema.Draft202012Validator(root).validate(answer)
+    assert status == 200
+    (face,) = answer["faces"]
+    heat = face.pop("heat_map")
+    assert len(heat) == len(heat[0]) == 2  # the last feature map of this network
+    assert max(map(max, heat)) == 1
+    assert face == expected["faces"][0]
+    assert ask({"body": b""}, explain="True")[0] == 400
+
+
+@pytest.mark.parametrize("headers", [{}, {"explain": "False"}, {"Explain": "True"}])
+def test_predictions_have_no_heat_maps(ask: Ask, headers: dict[str, str]) -> None:
+    assert "heat_map" not in ask({"body": PHOTO}, **headers)[1]["faces"][0]
+
+
+def test_an_explanation_that_fails_leaves_the_others_of_its_batch_alone(
+    handler: DeepfakeHandler, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(handler.pipeline.model._modules, "head", torch.nn.Identity())
+    context.request_processor = {
+        0: RequestProcessor({"explain": "True"}),
+        1: RequestProcessor({"explain": "False"}),
+    }
+    # The verdict does not come from there: OpenVINO has its own copy.
+    assert handler.pipeline.runtime.name.startswith("openvino")
+    bodies = [json.loads(b) for b in handler.handle([{"body": PHOTO}] * 2, context)]
+    assert bodies[0]["error"]["code"] == "internal_error"
+    assert context.get_response_status(0)[0] == 500
+    assert bodies[1]["label"] in ("Fake", "Real")
+
+
 def test_each_request_of_a_batch_gets_its_own_answer(
     handler: DeepfakeHandler, context: Context
 ) -> None:
@@ -271,6 +305,17 @@ def test_what_happens_is_counted(
     assert values["deepfake_fake_probability"] == pytest.approx(
         verdict["fake_probability"], abs=1e-4
     )
+
+
+def test_explanations_are_timed_and_not_counted_as_verdicts(
+    ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="ts"):
+        ask({"body": PHOTO}, explain="True")
+    assert "Failed" not in caplog.text
+    assert "deepfake_explain_seconds" in caplog.text
+    assert "deepfake_verdicts_total" not in caplog.text
+    assert "deepfake_fake_probability" not in caplog.text
 
 
 @pytest.mark.usefixtures("threads")

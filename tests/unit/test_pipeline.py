@@ -440,13 +440,14 @@ def test_a_verdict_is_plain_data() -> None:
         crop=Image.new("RGB", (40, 40)),
     )
     point = OperatingPoint(threshold=0.5, false_positive_rate=0.123456, recall=0.9)
-    verdict = Verdict((face,), faces_found=1, point=point, width=90, height=80)
+    verdict = Verdict((face,), faces_found=1, point=point, width=90, height=80, band=(0.2, 0.81234))
     assert verdict.to_json() == {
         "label": "Real",
         "verdict": "Uncertain",
         "confidence": 0.75,
         "fake_probability": 0.25,
         "threshold": 0.5,
+        "uncertain_band": [0.2, 0.8123],
         "false_positive_rate": 0.1235,
         "faces": [
             {
