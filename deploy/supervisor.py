@@ -10,6 +10,7 @@ from any file.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import json
 import os
 import shutil
@@ -217,7 +218,10 @@ class Supervisor:
             self.server = old
             self._bring_up(old)
             raise
-        os.replace(keep / "part", keep / "deepfake.mar")
+        if filecmp.cmp(keep / "part", release / "deepfake.mar", shallow=False):
+            (keep / "part").unlink()  # the same once more: what was before it stays before it
+        else:
+            os.replace(keep / "part", keep / "deepfake.mar")
 
     def _bring_up(self, server: TorchServe) -> None:
         server.start()

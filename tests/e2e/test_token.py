@@ -62,7 +62,7 @@ def until_expired(service: Service, kind: str) -> str:
     entry = keys(service)[kind]
     end = datetime.fromisoformat(entry["expiration time"][:19]).replace(tzinfo=UTC)
     time.sleep(max(0, (end - datetime.now(UTC)).total_seconds()) + 1)
-    # Of management's, the supervisor has had a new one meanwhile: it looks every few seconds.
+    # The supervisor looks at the management API every two seconds, and keeps its own token good.
     assert kind == "management" or keys(service)[kind] == entry, "nothing has renewed it"
     return entry["key"]
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import psutil
@@ -97,6 +98,12 @@ def as_version(version: str, store: Path, **config: object) -> None:
     variant(store, change, **config)
 
 
+def archived(store: Path) -> str:
+    """The version of an archive."""
+    with zipfile.ZipFile(store / "deepfake.mar") as archive:
+        return str(json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
+
+
 def version(outcome: Outcome) -> str:
     return str(outcome.body["model"]["version"])
 
@@ -125,6 +132,8 @@ def test_a_new_version_and_the_way_back_lose_no_request(launch: Start, tmp_path:
         assert ask(service.url).body["model"]["version"] == expected, "on the usual port"
         gone = [p for p in everything if p not in processes(service)]
         assert left(gone) == []
+        before = {"1.0": "2.0", "2.0": "1.0"}[expected]
+        assert archived(tmp_path / "store" / "previous") == before
         record(f"rolled to version {expected}", load, roll_s=float(done.stdout.split()[2]))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ from deploy.torchserve import Ports, State, TorchServe
 
 
 @pytest.fixture
-def watched(tmp_path: Path) -> Supervisor:
+def watched(tmp_path: Path) -> Iterator[Supervisor]:
     (tmp_path / "deepfake.mar").write_bytes(b"archive")
-    return Supervisor(tmp_path, tmp_path / "logs", Ports(), timeout=1)
+    supervisor = Supervisor(tmp_path, tmp_path / "logs", Ports(), timeout=1)
+    yield supervisor
+    shutil.rmtree(supervisor.temp)
 
 
 @pytest.mark.parametrize(
