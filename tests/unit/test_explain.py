@@ -20,7 +20,7 @@ from tests.conftest import ASTRONAUT, FAKES, TINY, montage
 
 SIDE = 160  # a map of 5 x 5 places
 CELL = SIDE // 5
-STEPS = 100
+STEPS = 70
 
 
 def noise(seed: int) -> np.ndarray:
