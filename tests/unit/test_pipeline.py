@@ -19,7 +19,8 @@ from PIL import Image
 from deepfake import errors
 from deepfake.checkpoint import Checkpoint, OperatingPoint, save
 from deepfake.faces import Face, FaceDetector, crop_face
-from deepfake.pipeline import FaceVerdict, Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import FaceVerdict, Verdict
 from deepfake.views import VIEWS, make_views, to_pixels
 from tests.conftest import ASTRONAUT, FAKES, ROOT, montage
 
