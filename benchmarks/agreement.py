@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from deepfake.checkpoint import load
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 from training.cli import check_numbers, parser, run
 from training.data import SPLITS, of_split, read_samples
 

@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.reference import ReferencePipeline
 from benchmarks.scenes import SCENES
 from deepfake.checkpoint import Checkpoint
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
 from deepfake.runtime import make_runtime
+from deepfake.verdict import Verdict
 
 BATCH = 8  # photos at once, as model-config.yaml has it
 Contestants = dict[str, Callable[[], object]]

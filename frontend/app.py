@@ -84,8 +84,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         Path(app.config["BACKEND_FILE"]) if app.config["BACKEND_FILE"] else None,
     )
     logs.register(app)  # first, so that every answer has its id
-    slots.register(app)  # before the guard, which reads forms
     guard.register(app)
+    slots.register(app)  # of those that may ask; before anything is read of their photos
+    guard.register_forms(app)
     app.register_blueprint(views.blueprint)
     errors.register(app)
     return app

@@ -42,7 +42,7 @@ csrf = CSRFProtect()
 
 
 def register(app: Flask) -> None:
-    """Guard every route of ``app``; the order of these lines is the order of the checks."""
+    """Check all that a request's headers tell; the order of these lines is that of the checks."""
     hops = int(app.config["PROXIES"])
     if hops:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
@@ -54,10 +54,14 @@ def register(app: Flask) -> None:
     app.before_request(_check_site)
     _limit(app)
     app.before_request(_check_key)
+    app.after_request(_add_headers)
+
+
+def register_forms(app: Flask) -> None:
+    """Check the forms' tokens; for that a form is read, so there has to be room for it."""
     app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_form decides what is a form
     csrf.init_app(app)
     app.before_request(_check_form)
-    app.after_request(_add_headers)
 
 
 def _check_host() -> None:

@@ -22,7 +22,8 @@ import torch
 
 from deepfake.checkpoint import BALANCED, verify
 from deepfake.errors import BadBase64, BadRequest, DeepfakeError, EmptyInput
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 
 CROPS_HEADER = "x-crops"
 ID_HEADER = "x-request-id"

@@ -23,7 +23,8 @@ from pyarrow import fs
 
 from deepfake.checkpoint import BALANCED, load
 from deepfake.errors import DataError, DeepfakeError
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 SCHEMA = pa.schema(

@@ -102,6 +102,8 @@ def send_all(service: Service) -> dict[str, requests.Response]:
                 answers[f"{what}, {way}, {name}"] = requests.post(
                     url, headers=headers, timeout=60, **request
                 )
+    explain = api.replace("detect", "explain")
+    answers["pixels, route, explain"] = requests.post(explain, data=PHOTOS["pixels"], timeout=60)
     misled = {"Content-Type": "application/x-www-form-urlencoded"}  # as curl --data-binary
     for what, body in {"web form": MARK + b"%zz=x", "web form of a photo": PHOTOS["EXIF"]}.items():
         for way, url in (("route", api), ("service", service.url)):
@@ -185,7 +187,7 @@ def test_the_search_would_find_a_marker() -> None:
 
 
 def test_the_photos_came_through(ran: Ran) -> None:
-    assert len(ran.answers) == 6 + 12 + 4
+    assert len(ran.answers) == 6 + 12 + 1 + 4
     for what, answer in ran.answers.items():
         if what.partition(",")[0] in PHOTOS:
             assert answer.status_code == 200, what

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepfake.checkpoint import Checkpoint, save
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 from tests.conftest import ASTRONAUT, FAKES, ROOT
 
 PHOTOS = 300

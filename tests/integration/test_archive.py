@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from deepfake.checkpoint import sha256
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVE = ROOT / "model_store" / "deepfake.mar"

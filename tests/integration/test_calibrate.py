@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from deepfake.checkpoint import Checkpoint, load, save
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 from tests.conftest import ASTRONAUT, FAKES, sentence
 from tests.integration.conftest import Command, Row, copy_manifest, program, table, write_table
 

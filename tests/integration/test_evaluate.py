@@ -15,7 +15,8 @@ from PIL import Image
 from sklearn import metrics
 
 from deepfake.checkpoint import Checkpoint, save
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 from deepfake.views import VIEWS
 from tests.integration.conftest import CHECKPOINT, Command, program, table
 

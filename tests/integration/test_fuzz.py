@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from deepfake.checkpoint import Checkpoint
 from deepfake.errors import InputError
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 from tests.fuzz import examples, files
 from tests.uploads.case import encode, portrait
 

@@ -16,13 +16,12 @@ from pathlib import Path
 import pytest
 import requests
 
-from frontend import keys
+from frontend import keys, server
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_ports
 
 MIB = 2**20
 PAUSES = {"DEEPFAKE_STALL": "1", "DEEPFAKE_HEADERS": "2", "DEEPFAKE_UPLOAD": "4"}  # seconds
-THREADS = 8
 
 
 class Page:
@@ -128,7 +127,7 @@ STALLED = {
 
 def test_stalled_clients_do_not_keep_the_page_from_others(hasty: Page) -> None:
     for name, blob in STALLED.items():
-        connections = [hasty.send(blob) for _ in range(THREADS + 4)]
+        connections = [hasty.send(blob) for _ in range(server.threads + 4)]
         assert requests.get(f"{hasty.url}/healthz", timeout=30).ok, name
         for connection in connections:
             connection.close()

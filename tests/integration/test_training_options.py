@@ -8,7 +8,8 @@ import pytest
 
 from deepfake.checkpoint import load
 from deepfake.model import CBAM
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 from tests.conftest import ASTRONAUT, sentence
 from tests.integration.conftest import Row, Train, copy_manifest, epochs
 

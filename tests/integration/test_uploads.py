@@ -10,7 +10,8 @@ from PIL import Image
 
 from deepfake.checkpoint import Checkpoint
 from deepfake.errors import DeepfakeError, InputError
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 from tests.uploads import all_cases
 from tests.uploads.case import VERDICT, Case, encode, portrait
 

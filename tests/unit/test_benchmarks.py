@@ -18,7 +18,8 @@ from benchmarks.scenes import SCENES
 from benchmarks.service import percentile, repack
 from deepfake.checkpoint import Checkpoint
 from deepfake.faces import FaceDetector
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 from tests.conftest import FAKES
 
 MakeCheckpoint = Callable[..., Checkpoint]

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from deepfake.checkpoint import Checkpoint
 from deepfake.explain import MAX_MAPS, heat_maps
 from deepfake.model import DeepfakeDetector
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 from deepfake.views import make_views, to_pixels
 from tests.conftest import ASTRONAUT, FAKES, TINY, montage
 
 SIDE = 160  # a map of 5 x 5 places
 CELL = SIDE // 5
-STEPS = 100
+STEPS = 70
 
 
 def noise(seed: int) -> np.ndarray:

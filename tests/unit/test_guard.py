@@ -29,6 +29,12 @@ PASSED = (502, "backend_unreachable")
 PHOTO = b"\xff\xd8\xff a photo"
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page asks again after a while; here nobody will ever listen."""
+    monkeypatch.setattr("frontend.client.BACK_OFF", (0.0, 0.0))
+
+
 def client(**config: Any) -> FlaskClient:
     """A page before a detector whose port is closed."""
     return create_app({"TORCHSERVE_URL": "http://127.0.0.1:1", **config}).test_client()
@@ -139,6 +145,14 @@ def test_a_browser_cannot_use_the_json_route_for_another_site(
     headers: dict[str, str], answer: tuple[int, str]
 ) -> None:
     assert detect(client(), **headers) == answer
+
+
+def test_who_may_not_ask_takes_nobodys_place(key_file: Path) -> None:
+    keys.add(key_file, "alice")
+    full = {"PHOTOS": 0, "SLOT_WAIT": 0}  # no room for a photo, now or later
+    assert detect(client(**full)) == (503, "backend_busy")
+    assert detect(client(**full), Sec_Fetch_Site="cross-site") == (403, "cross_site")
+    assert detect(client(**full, API_KEYS=str(key_file))) == (401, "key_required")
 
 
 def test_no_other_site_may_read_an_answer() -> None:

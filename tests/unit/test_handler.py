@@ -21,7 +21,8 @@ from PIL import Image
 
 from deepfake.checkpoint import Checkpoint, OperatingPoint, load, save, sha256
 from deepfake.errors import CheckpointError
-from deepfake.pipeline import Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
 from handler.deepfake_handler import DeepfakeHandler
 from tests.conftest import ASTRONAUT, FAKES, ROOT, TINY
 

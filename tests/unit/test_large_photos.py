@@ -11,7 +11,8 @@ from PIL import Image
 
 from deepfake.checkpoint import Checkpoint
 from deepfake.images import decode, full_size
-from deepfake.pipeline import CROP_SIDE, Pipeline, Verdict
+from deepfake.pipeline import CROP_SIDE, Pipeline
+from deepfake.verdict import Verdict
 
 MakeCheckpoint = Callable[..., Checkpoint]
 

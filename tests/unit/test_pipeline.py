@@ -19,7 +19,8 @@ from PIL import Image
 from deepfake import errors
 from deepfake.checkpoint import Checkpoint, OperatingPoint, save
 from deepfake.faces import Face, FaceDetector, crop_face
-from deepfake.pipeline import FaceVerdict, Pipeline, Verdict
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import FaceVerdict, Verdict
 from deepfake.views import VIEWS, make_views, to_pixels
 from tests.conftest import ASTRONAUT, FAKES, ROOT, montage
 
@@ -401,7 +402,7 @@ def leaves(cls: type[errors.DeepfakeError]) -> set[type[errors.DeepfakeError]]:
 
 def test_documented_error_codes_are_those_that_can_come() -> None:
     documented = SPEC["components"]["schemas"]["Error"]["properties"]["error"]["properties"]
-    codes = [cls.code for cls in leaves(errors.InputError)] + ["internal_error"]
+    codes = [cls.code for cls in leaves(errors.InputError)] + ["out_of_memory", "internal_error"]
     assert sorted(documented["code"]["enum"]) == sorted(codes)
 
 
