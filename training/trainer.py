@@ -242,7 +242,7 @@ class Trainer:
             temperature=row["temperature"],
             metrics={k: v for k, v in row.items() if k.startswith("val_")},
             training={
-                "options": _plain(self.opt),
+                "options": _shareable(self.opt) | {"processes": self.acc.num_processes},
                 "epoch": row["epoch"],
                 "train_images": len(self.train),
                 "val_images": len(self.val),
@@ -338,6 +338,13 @@ def _plain(opt: argparse.Namespace) -> dict[str, Any]:
     left_out = {"out", "fresh", "workers"}
     values = {k: v for k, v in vars(opt).items() if k not in left_out}
     return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+
+
+def _shareable(opt: argparse.Namespace) -> dict[str, Any]:
+    """The same without folders of this machine: a checkpoint goes to others."""
+    values = _plain(opt)
+    del values["data"]
+    return values | {"init": opt.init.name if opt.init else None}
 
 
 def _tensorboard(out: Path, row: dict[str, Any]) -> None:

@@ -300,3 +300,9 @@ def test_an_unreadable_crop_is_named(
     options = ("--data", crops, "--epochs", 1, "--workers", workers)
     said = sentence(train(tmp_path / "run", *options))
     assert f"{broken} cannot be read" in said
+
+
+def test_a_checkpoint_holds_no_folders_of_the_machine_it_was_made_on(finished: Path) -> None:
+    options = load(finished / "saved_model.pth").training["options"]
+    assert "data" not in options
+    assert not any("/" in str(value) for value in options.values())
