@@ -151,12 +151,13 @@ def compiled(module: nn.Module, shape: tuple[int, ...], example: tuple[int, ...]
 
         return in_torch
     network = _compile(_converted(module, torch.zeros(example), shape), "f32")
-    own = threading.local()  # a request holds the results of one call at a time
+    # One request for all threads, each in its turn: it keeps all cores busy by itself, and OpenVINO
+    # was seen to crash where a request is made while another runs.
+    request, turn = network.create_infer_request(), threading.Lock()
 
     def in_openvino(pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        if not hasattr(own, "request"):
-            own.request = network.create_infer_request()
-        return [np.array(answer) for answer in own.request.infer(pixels).values()]
+        with turn:
+            return [np.array(answer) for answer in request.infer(pixels).values()]
 
     return in_openvino
 
