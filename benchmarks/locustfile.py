@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from pathlib import Path
 
@@ -9,12 +11,16 @@ from locust import FastHttpUser, task
 
 
 class Client(FastHttpUser):
-    """The photo and the route come in the environment: PHOTO (a file) and ROUTE."""
+    """From the environment: PHOTO (a file), ROUTE, and JSON_FIELD, if it goes as base64 in JSON."""
 
-    photo = Path(os.environ["PHOTO"]).read_bytes()
+    body = Path(os.environ["PHOTO"]).read_bytes()
+    content_type = "image/jpeg"
+    if field := os.environ.get("JSON_FIELD"):
+        body = json.dumps({field: base64.b64encode(body).decode()}).encode()
+        content_type = "application/json"
     connection_timeout = network_timeout = 120.0
 
     @task
     def detect(self) -> None:
-        headers = {"Content-Type": "image/jpeg"}
-        self.client.post(os.environ["ROUTE"], data=self.photo, headers=headers, name="detect")
+        headers = {"Content-Type": self.content_type}
+        self.client.post(os.environ["ROUTE"], data=self.body, headers=headers, name="detect")

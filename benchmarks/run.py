@@ -62,12 +62,14 @@ def processor() -> str:
     return platform.processor()
 
 
-def loads(running: Running, route: str, photo: Path, seconds: int) -> dict[str, Any]:
+def loads(
+    running: Running, route: str, photo: Path, seconds: int, json_field: str = ""
+) -> dict[str, Any]:
     """The same photo from more and more clients."""
     found = {}
     for clients in CLIENTS:
         print(f"{running.url}, {clients} clients ...", flush=True)
-        found[str(clients)] = load_of(running.url, route, photo, clients, seconds)
+        found[str(clients)] = load_of(running.url, route, photo, clients, seconds, json_field)
     return found
 
 
@@ -114,7 +116,7 @@ def main() -> int:
         photo = Path(file.name)
         result["service"] = our_service(photo, opt.seconds)
         with peer() as running:
-            result["peer"] = loads(running, "/predict", photo, opt.seconds)
+            result["peer"] = loads(running, "/predict", photo, opt.seconds, json_field="image")
     print("training ...", flush=True)
     result["training"] = training.throughput(load(ROOT / "saved_model.pth"), opt.rounds)
     opt.out.mkdir(parents=True, exist_ok=True)

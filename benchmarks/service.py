@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -81,7 +82,9 @@ def peer() -> Iterator[Running]:
     command = [sys.executable, "-m", "benchmarks.peer", str(PEER_PORT)]
     started = time.perf_counter()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         while not answers(f"{url}/health"):
             if process.poll() is not None or time.perf_counter() - started > 120:
@@ -89,7 +92,7 @@ def peer() -> Iterator[Running]:
             time.sleep(0.2)
         yield Running(url, time.perf_counter() - started)
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGKILL)  # its workers outlive anything else
         process.wait(30)
 
 
@@ -101,10 +104,16 @@ def answers(url: str) -> bool:
         return False
 
 
-def load_of(url: str, route: str, photo: Path, clients: int, seconds: int) -> dict[str, float]:
-    """What so many clients that never pause get out of a service (locust), after a warm-up."""
-    _locust(url, route, photo, clients, 3)
-    row = _locust(url, route, photo, clients, seconds)
+def load_of(
+    url: str, route: str, photo: Path, clients: int, seconds: int, json_field: str = ""
+) -> dict[str, float]:
+    """What so many clients that never pause get out of a service (locust), after a warm-up.
+
+    Args:
+        json_field: of a JSON body that holds the photo as base64; else it is the raw body.
+    """
+    _locust(url, route, photo, clients, 3, json_field)
+    row = _locust(url, route, photo, clients, seconds, json_field)
     times = sorted((float(ms), n) for ms, n in row["response_times"].items())
     spent = row["last_request_timestamp"] - row["start_time"]
     return {
@@ -115,11 +124,13 @@ def load_of(url: str, route: str, photo: Path, clients: int, seconds: int) -> di
     }
 
 
-def _locust(url: str, route: str, photo: Path, clients: int, seconds: int) -> dict[str, Any]:
+def _locust(
+    url: str, route: str, photo: Path, clients: int, seconds: int, json_field: str
+) -> dict[str, Any]:
     command = [sys.executable, "-m", "locust", "-f", "benchmarks/locustfile.py", "--headless"]
     command += ["-u", str(clients), "-r", str(clients), "-t", f"{seconds}s", "--host", url]
     command += ["--json", "--exit-code-on-error", "0", "--stop-timeout", "120"]
-    environment = {**os.environ, "PHOTO": str(photo), "ROUTE": route}
+    environment = {**os.environ, "PHOTO": str(photo), "ROUTE": route, "JSON_FIELD": json_field}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
