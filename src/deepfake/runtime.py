@@ -126,7 +126,11 @@ def openvino_runtime(model: DeepfakeDetector, temperature: float = 1.0) -> OpenV
 
 
 def converted(model: DeepfakeDetector) -> Any:
-    """The model as an OpenVINO network: the three views of a face, uint8 -> logits, float32."""
+    """The model as an OpenVINO network: the three views of a face, uint8 -> logits, float32.
+
+    Made anew at every start: it takes less than two seconds, and a second file of weights could
+    be stale.
+    """
     size = model.image_size
     example = torch.zeros(len(VIEWS), 3, size, size, dtype=torch.uint8)
     return _converted(_Normalising(model), example, tuple(example.shape))
