@@ -86,6 +86,10 @@ def markdown(found: dict[str, list[tuple[int, bool]]], photos: int) -> str:
     """Recall of each detector, by the size of the face."""
     head = [f"{a:.1%} to {b:.1%}" for a, b in pairwise(SHARES)]
     lines = [
+        "# Faces that the detector still finds on its reduced copy",
+        "",
+        "Written by `python -m benchmarks.recall`. Columns: width of the face / longer side.",
+        "",
         f"| faces found, {photos} photos of {SIZE[0]} x {SIZE[1]} | all | {' | '.join(head)} |",
         "|---" * (len(head) + 2) + "|",
     ]
