@@ -54,6 +54,7 @@ def text(results: list[Result], checkpoint: Checkpoint) -> str:
     report["run"] = {
         "checkpoint": "0123456789abcdef" * 4,
         "backbone": "some_net",
+        "runtime": "some runtime",
         "image_size": 224,
         "threshold": 0.5,
         "temperature": 1.2345,
@@ -106,7 +107,16 @@ def test_the_mean_leaves_out_what_has_one_class(text: str) -> None:
 
 def test_the_head_says_what_was_measured(text: str) -> None:
     head = text.splitlines()[0]
-    for part in ("`0123456789ab`", "some_net", "224 px", "`test`", "12 photos", "0.5", "1.234"):
+    for part in (
+        "`0123456789ab`",
+        "some_net",
+        "some runtime",
+        "224 px",
+        "`test`",
+        "12 photos",
+        "0.5",
+        "1.234",
+    ):
         assert part in head
 
 

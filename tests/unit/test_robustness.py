@@ -98,7 +98,13 @@ def test_shares_are_per_source_then_their_mean(results: list[Result]) -> None:
 def test_the_table_has_a_row_for_each_treatment(results: list[Result]) -> None:
     rows = {name: figures(results, 0.5, 20) for name in ("as it is", "blur 1 px")}
     text = markdown(
-        {"checkpoint": "ab" * 32, "split": "test", "threshold": 0.5, "treatments": rows}
+        {
+            "checkpoint": "ab" * 32,
+            "runtime": "some runtime",
+            "split": "test",
+            "threshold": 0.5,
+            "treatments": rows,
+        }
     )
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert [line.split("|")[1].strip() for line in lines] == ["treatment", "as it is", "blur 1 px"]
