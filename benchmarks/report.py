@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import training
-from benchmarks.library import BATCH
+from benchmarks.inference import BATCH
 
 SMALL = "256 x 256, one face"
 STAGES = {"decode": "#4c78a8", "detect": "#f58518", "classify": "#54a24b", "other": "#9d9da1"}

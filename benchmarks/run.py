@@ -24,7 +24,7 @@ from typing import Any
 import requests
 import torch
 
-from benchmarks import library, training
+from benchmarks import inference, training
 from benchmarks.report import SMALL, markdown, picture
 from benchmarks.scenes import SCENES, phone_photo
 from benchmarks.service import Running, load_of, peer, service
@@ -107,9 +107,9 @@ def main() -> int:
     pipeline.warm_up()
     result: dict[str, Any] = {"machine": machine(pipeline, opt.rounds, opt.seconds)}
     print("photos ...", flush=True)
-    result["photos"] = library.photos(checkpoint, pipeline, opt.rounds)
+    result["photos"] = inference.photos(checkpoint, pipeline, opt.rounds)
     print("the network ...", flush=True)
-    result["classifiers"] = library.classifiers(checkpoint, pipeline, opt.rounds)
+    result["classifiers"] = inference.classifiers(checkpoint, pipeline, opt.rounds)
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
         file.write(SCENES[SMALL]())
         file.flush()
