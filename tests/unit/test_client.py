@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from frontend.client import Client
 from frontend.errors import BackendError
 from frontend.logs import request_id
+from tests.unit.backend import JsonHandler, serving
 
 VERDICT = {"label": "Fake", "faces": []}
 BUSY = (503, {"code": 503, "message": "?"}, {})
@@ -38,7 +39,7 @@ class Server(ThreadingHTTPServer):
         self.lock = threading.Lock()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     server: Server
 
     def do_POST(self) -> None:
@@ -56,20 +57,9 @@ class Handler(BaseHTTPRequestHandler):
             server.at_once -= status == 200
         if status:
             with contextlib.suppress(ConnectionError):  # the asker may have given up
-                self._send(status, answer, headers)
+                self.reply(status, answer, headers)
         else:
             self.close_connection = True
-
-    def _send(self, status: int, answer: dict[str, Any], headers: dict[str, str]) -> None:
-        blob = json.dumps(answer).encode()
-        self.send_response(status)
-        for name, value in (headers | {"Content-Length": str(len(blob))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(blob)
-
-    def log_message(self, *args: object) -> None:
-        pass
 
 
 Serve = Callable[..., Server]
@@ -78,18 +68,14 @@ Serve = Callable[..., Server]
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     monkeypatch.setattr("frontend.client.BACK_OFF", (0.01, 0.02))
-    servers = []
+    with contextlib.ExitStack() as stack:
 
-    def start(*answers: Answer) -> Server:
-        server = Server(*answers)
-        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        servers.append(server)
-        return server
+        def start(*answers: Answer) -> Server:
+            server = Server(*answers)
+            stack.enter_context(serving(server))
+            return server
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 def client(server: Server, timeout: float = 10, switch: Path | None = None) -> Client:

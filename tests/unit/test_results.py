@@ -18,7 +18,7 @@ from PIL import Image
 from frontend import preview
 from frontend.views import MAX_PHOTOS, SAMPLES
 from tests.conftest import ROOT
-from tests.unit.test_frontend import (  # noqa: F401 - the fixtures
+from tests.unit.backend import (  # noqa: F401 - the fixtures
     Backend,
     app,
     backend,

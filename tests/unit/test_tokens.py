@@ -5,16 +5,16 @@ tests/e2e/test_token.py asks the real one.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import requests
 
 from frontend.tokens import Tokens, from_config
+from tests.unit.backend import JsonHandler, serving
 
 
 class Guarded(ThreadingHTTPServer):
@@ -26,7 +26,7 @@ class Guarded(ThreadingHTTPServer):
         self.good, self.shown, self.answer = "t1", [], (200, {"faces": []})
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     server: Guarded
 
     def do_POST(self) -> None:
@@ -35,24 +35,14 @@ class Handler(BaseHTTPRequestHandler):
         self.server.shown.append(token)
         refusal = 400, {"code": 400, "type": "InvalidKeyException", "message": "?"}
         status, body = self.server.answer if token == self.server.good else refusal
-        blob = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(blob)))
-        self.end_headers()
-        self.wfile.write(blob)
-
-    def log_message(self, *args: object) -> None:
-        pass
+        self.reply(status, body)
 
 
 @pytest.fixture
 def server() -> Iterator[Guarded]:
-    with Guarded() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
-        yield running
-        running.shutdown()
-        thread.join()
+    guarded = Guarded()
+    with serving(guarded):
+        yield guarded
 
 
 def ask(server: Guarded, file: Path) -> int:
