@@ -35,7 +35,7 @@ def augment(crop: Image.Image, size: int, rng: Generator, light: float = 0.0) ->
         image = _degrade(_resized_crop(_rotate(crop, rng), size, rng), rng)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = to_pixels(_jitter(image, rng), size)
+    pixels = torch.from_numpy(to_pixels(_jitter(image, rng), size))
     return pixels if gentle else _erase(pixels, rng)
 
 

@@ -43,7 +43,8 @@ class Crops(Dataset[tuple[Tensor, int, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         sample = self.samples[index]
-        return to_pixels(read_image(sample.path), self.size), sample.label, index
+        pixels = to_pixels(read_image(sample.path), self.size)
+        return torch.from_numpy(pixels), sample.label, index
 
 
 class TrainingCrops(Crops):

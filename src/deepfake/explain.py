@@ -64,7 +64,8 @@ def _one_thread() -> Iterator[None]:
 
 
 def _heat_map(model: DeepfakeDetector, crop: Image.Image, fake: bool) -> Tensor:
-    views = make_views(to_pixels(crop, model.image_size)[None])[0].to(model.mean.device)
+    pixels = make_views(to_pixels(crop, model.image_size)[None])[0]
+    views = torch.from_numpy(pixels).to(model.mean.device)
     with torch.no_grad():
         attended = model.cbam(model.features(model.preprocess(views)))
     with torch.enable_grad():

@@ -14,18 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from deepfake.checkpoint import BALANCED, Checkpoint, load
 from deepfake.errors import DeepfakeError, InternalError, NoFace, OutOfMemory
 from deepfake.explain import MAX_MAPS, heat_maps
 from deepfake.faces import Face, FaceDetector, crop_face, crop_square
 from deepfake.images import decode, full_size
-from deepfake.runtime import make_runtime
+from deepfake.runtime import make_runtime, probability
 from deepfake.verdict import FaceVerdict, Verdict
-from deepfake.views import VIEWS, make_views, to_pixels
+from deepfake.views import VIEWS, Pixels, make_views, to_pixels
 
 MAX_FACES = 32  # per photo, the largest: a crowd must not fill the memory
 CROP_SIDE = 512  # pixels of the crops in an answer; the network has seen all of theirs
@@ -56,7 +56,7 @@ class _Found:
     size: tuple[int, int]
     faces: list[Face]
     crops: list[Image.Image]
-    pixels: Tensor
+    pixels: Pixels
 
 
 class Pipeline:
@@ -127,7 +127,7 @@ class Pipeline:
         views: Iterator[tuple[float, ...]] = iter(())
         if pixels:
             with _timed("classify", times):
-                views = iter(self._p_fake(torch.cat(pixels)))
+                views = iter(self._p_fake(np.concatenate(pixels)))
         for stage, seconds in times:
             (observe or _ignore)(stage, seconds)
         return [
@@ -145,13 +145,12 @@ class Pipeline:
             For each crop, P(fake) in [0, 1] of each of ``VIEWS``, after temperature scaling.
         """
         size = self.model.image_size
-        return self._p_fake(torch.stack([to_pixels(crop, size) for crop in crops]))
+        return self._p_fake(np.stack([to_pixels(crop, size) for crop in crops]))
 
-    @torch.inference_mode()
-    def _p_fake(self, pixels: Tensor) -> list[tuple[float, ...]]:
-        logits = self.runtime(make_views(pixels).flatten(0, 1))
-        p_fake = (logits / self.checkpoint.temperature).softmax(dim=1)[:, 1]
-        return [tuple(row) for row in p_fake.view(len(pixels), len(VIEWS)).tolist()]
+    def _p_fake(self, pixels: Pixels) -> list[tuple[float, ...]]:
+        logits = self.runtime(make_views(pixels).reshape(-1, *pixels.shape[1:]))
+        p_fake = probability(logits, self.checkpoint.temperature)
+        return [tuple(row) for row in p_fake.reshape(-1, len(VIEWS)).tolist()]
 
     def explain(self, verdict: Verdict) -> Verdict | DeepfakeError:
         """The verdict with heat maps of its ``MAX_MAPS`` most fake faces, or what went wrong."""
@@ -199,7 +198,7 @@ class Pipeline:
                 image = decode(photo)
             boxes = [face.box for face in shown[:MAX_FACES]]
         crops = [crop_face(image, box, margin) for box in boxes]
-        pixels = torch.stack([to_pixels(crop, side) for crop in crops])
+        pixels = np.stack([to_pixels(crop, side) for crop in crops])
         for crop in crops:
             crop.thumbnail((CROP_SIDE, CROP_SIDE))
         return _Found(size, shown, crops, pixels)

@@ -37,7 +37,7 @@ def planted(seed: int, row: int, column: int) -> Image.Image:
 
 
 def batch(images: list[Image.Image]) -> Tensor:
-    return torch.stack([to_pixels(image, SIDE) for image in images])
+    return torch.from_numpy(np.stack([to_pixels(image, SIDE) for image in images]))
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_the_formula_is_grad_cams(trained: DeepfakeDetector, fake: bool) -> None
     expected = np.zeros((5, 5))
     for number, view in enumerate(make_views(to_pixels(crop, SIDE)[None])[0]):
         kept.clear()
-        real, of_fake = trained(trained.preprocess(view[None]))[0]
+        real, of_fake = trained(trained.preprocess(torch.from_numpy(view[None])))[0]
         (gradient,) = torch.autograd.grad(of_fake - real if fake else real - of_fake, kept[0])
         alpha = gradient[0].numpy().mean(axis=(1, 2))
         map_ = (alpha[:, None, None] * kept[0][0].detach().numpy()).sum(axis=0)

@@ -72,7 +72,8 @@ def test_each_view_is_the_softmax_of_the_models_logits(
     expected = []
     for view in make_views(to_pixels(crop, 64)[None])[0]:
         with torch.no_grad():
-            logits = pipeline.model(pipeline.model.preprocess(view[None]))[0].double().numpy()
+            x = pipeline.model.preprocess(torch.from_numpy(view[None]))
+            logits = pipeline.model(x)[0].double().numpy()
         real, fake = np.exp(logits / 1.7)
         expected.append(fake / (real + fake))
     face = verdict_of(pipeline, astronaut).faces[0]

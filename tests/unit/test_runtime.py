@@ -6,10 +6,11 @@ import importlib.util
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from deepfake.checkpoint import Checkpoint, load
 from deepfake.errors import CheckpointError
@@ -22,8 +23,9 @@ from deepfake.runtime import (
     converted,
     make_runtime,
     openvino_runtime,
+    probability,
 )
-from deepfake.views import make_views, to_pixels
+from deepfake.views import Pixels, make_views, to_pixels
 from tests.conftest import ROOT, TINY
 
 CPU = torch.device("cpu")
@@ -40,38 +42,49 @@ def model(checkpoint: Checkpoint) -> DeepfakeDetector:
 
 
 @pytest.fixture(scope="module")
-def pixels(model: DeepfakeDetector, fake_faces: list[tuple[Image.Image, Face]]) -> Tensor:
+def pixels(model: DeepfakeDetector, fake_faces: list[tuple[Image.Image, Face]]) -> Pixels:
     """The three views of every fixture's face."""
     crops = [crop_face(photo, face.box) for photo, face in fake_faces]
-    stacked = torch.stack([to_pixels(crop, model.image_size) for crop in crops])
-    return make_views(stacked).flatten(0, 1)
+    stacked = np.stack([to_pixels(crop, model.image_size) for crop in crops])
+    return make_views(stacked).reshape(-1, *stacked.shape[1:])
 
 
-def p_fake(runtime: Runtime, pixels: Tensor, temperature: float) -> Tensor:
+def p_fake(runtime: Runtime, pixels: Pixels, temperature: float) -> NDArray[np.float64]:
     logits = runtime(pixels)
     assert logits.shape == (len(pixels), 2)
-    assert logits.dtype == torch.float32
-    return (logits / temperature).softmax(dim=1)[:, 1]
+    assert logits.dtype == np.float32
+    return probability(logits, temperature)
 
 
-def test_float32_answers_as_pytorch_does(checkpoint: Checkpoint, pixels: Tensor) -> None:
+def test_probability_is_the_softmax_of_the_logits_over_the_temperature() -> None:
+    logits = np.random.default_rng(0).normal(0, 5, (50, 2)).astype(np.float32)
+    expected = (torch.from_numpy(logits) / 0.3).softmax(dim=1)[:, 1]
+    np.testing.assert_allclose(probability(logits, 0.3), expected, atol=1e-6)
+
+
+def test_probability_of_logits_without_measure_is_a_limit_not_an_error() -> None:
+    logits = np.array([[3e38, -3e38], [-3e38, 3e38], [np.nan, 0]], dtype=np.float32)
+    np.testing.assert_array_equal(probability(logits, 0.05), [0, 1, np.nan])
+
+
+def test_float32_answers_as_pytorch_does(checkpoint: Checkpoint, pixels: Pixels) -> None:
     model, temperature = checkpoint.model, checkpoint.temperature
     expected = p_fake(make_runtime(model, CPU, "torch"), pixels, temperature)
     given = p_fake(OpenVinoRuntime(converted(model), "f32"), pixels, temperature)
-    torch.testing.assert_close(given, expected, atol=1e-3, rtol=0)
+    np.testing.assert_allclose(given, expected, atol=1e-3, rtol=0)
     assert float(expected.max() - expected.min()) > 0.05  # or any constant would do
 
 
 def test_what_auto_takes_answers_nearly_so_and_labels_alike(
-    checkpoint: Checkpoint, pixels: Tensor
+    checkpoint: Checkpoint, pixels: Pixels
 ) -> None:
     model, temperature = checkpoint.model, checkpoint.temperature
     expected = p_fake(make_runtime(model, CPU, "torch"), pixels, temperature)
     taken = make_runtime(model, CPU, temperature=temperature)
     given = p_fake(taken, pixels, temperature)
     assert taken.name in ("openvino bf16", "openvino f32")
-    torch.testing.assert_close(given, expected, atol=TOLERANCE, rtol=0)
-    clear = (expected - 0.5).abs() > TOLERANCE
+    np.testing.assert_allclose(given, expected, atol=TOLERANCE, rtol=0)
+    clear = np.abs(expected - 0.5) > TOLERANCE
     assert ((given > 0.5) == (expected > 0.5))[clear].all()
 
 
