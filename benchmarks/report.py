@@ -20,7 +20,8 @@ def markdown(result: dict[str, Any]) -> str:
 Written by `make bench` on {machine["date"]}: {machine["processor"]}, {machine["cores"]} cores,
 Python {machine["python"]}, torch {machine["torch"]}, OpenVINO {machine["openvino"]},
 {machine["backbone"]} at {machine["image_size"]} px as {machine["runtime"]}. Medians of
-{machine["rounds"]} rounds that take the contestants in turn; loads of {machine["seconds"]} s.
+{machine["rounds"]} rounds that take the contestants in turn, each after a run that does not count;
+loads of {machine["seconds"]} s.
 Absolute times are of that machine; the ratios are what is claimed. Beside this: SIZING.md (batch
 size, delay, workers), RECALL.md (faces still found on the reduced copy), agreement.json (the
 runtime beside eager PyTorch).

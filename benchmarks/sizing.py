@@ -26,7 +26,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "batchSize 2": {"batchSize": 2},
     "batchSize 4": {"batchSize": 4},
     "batchSize 16": {"batchSize": 16},
-    "maxBatchDelay 1 ms": {"maxBatchDelay": 1},
+    "maxBatchDelay 5 ms": {"maxBatchDelay": 5},
     "maxBatchDelay 20 ms": {"maxBatchDelay": 20},
     "maxBatchDelay 50 ms": {"maxBatchDelay": 50},
     "2 workers, half of the threads each": {"minWorkers": 2, "maxWorkers": 2},

@@ -5,4 +5,4 @@ The way of the data: ``images`` (bytes -> upright photo) -> ``faces`` (photo -> 
 (logits -> verdict). ``checkpoint`` writes and reads ``saved_model.pth``.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import blocks_for
 from tests.e2e.conftest import ROOT, Service, free_ports, start, stop
 
 
@@ -49,7 +50,9 @@ def _running(pid: int) -> bool:
 
 
 def test_make_serve_prints_a_curl_line_that_works_and_ctrl_c_stops_all(tmp_path: Path) -> None:
-    service = start(tmp_path, command=["make", "--no-print-directory", "serve"])
+    (block,) = blocks_for(__file__)
+    make, *targets = block.text.split()
+    service = start(tmp_path, command=[make, "--no-print-directory", *targets])
     pids = servers(service)
     assert len(pids) >= 4, "make, launcher, Java, worker and page"
     line = re.search(r"^ *try +(curl .+)$", service.banner, re.MULTILINE)

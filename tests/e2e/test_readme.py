@@ -8,14 +8,15 @@ import subprocess
 import sys
 
 import pytest
+import requests
 
+from tests.documents import blocks_for
 from tests.e2e.conftest import ROOT, Service
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+BLOCKS = blocks_for(__file__)
 
 
 def here(text: str, service: Service) -> str:
@@ -24,7 +25,7 @@ def here(text: str, service: Service) -> str:
     return text.replace("http://127.0.0.1:5000", service.page)
 
 
-@pytest.mark.parametrize("block", blocks("bash"))
+@pytest.mark.parametrize("block", [b.text for b in BLOCKS if b.language == "bash"])
 def test_curl_lines_give_a_verdict(service: Service, block: str) -> None:
     done = subprocess.run(
         here(block, service), shell=True, cwd=ROOT, capture_output=True, text=True, check=True
@@ -32,7 +33,7 @@ def test_curl_lines_give_a_verdict(service: Service, block: str) -> None:
     assert json.loads(done.stdout)["label"] in ("Fake", "Real")
 
 
-@pytest.mark.parametrize("block", blocks("python"))
+@pytest.mark.parametrize("block", [b.text for b in BLOCKS if b.language == "python"])
 def test_python_examples_run(service: Service, block: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", here(block, service)],
@@ -43,6 +44,29 @@ def test_python_examples_run(service: Service, block: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert re.search("Fake|Real", done.stdout)
+
+
+def test_the_answer_is_what_the_service_says(service: Service) -> None:
+    (text,) = re.findall(r"^```json\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    (photo,) = re.findall(r"An answer, to `([^`]+)`", README)
+    answer = requests.post(service.url, data=(ROOT / photo).read_bytes(), timeout=60).json()
+    shown = json.loads(text)
+    assert answer["model"].pop("runtime") in ("openvino f32", "openvino bf16", "torch f32")
+    shown["model"].pop("runtime")  # the processor's choice
+    for kept in (answer, shown):
+        kept["faces"][0]["box"] = [round(edge) for edge in kept["faces"][0]["box"]]
+    assert flat(answer) == pytest.approx(flat(shown), abs=0.005)
+
+
+def flat(document: object, name: str = "") -> dict[str, object]:
+    """A JSON document as one table, from each value's path to the value."""
+    if isinstance(document, dict):
+        pairs = list(document.items())
+    elif isinstance(document, list):
+        pairs = list(enumerate(document))
+    else:
+        return {name: document}
+    return {k: v for key, part in pairs for k, v in flat(part, f"{name}/{key}").items()}
 
 
 def test_every_file_is_in_the_tree() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from deepfake.checkpoint import Checkpoint, save
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from tests.conftest import ASTRONAUT, FAKES, ROOT
+from tests.documents import blocks_for
 
 PHOTOS = 300
 
@@ -165,3 +167,18 @@ def test_what_cannot_be_scored_is_said_in_a_sentence(tmp_path: Path, checkpoint:
         assert process.returncode == 1, text
         assert expected in text
         assert "Traceback" not in text
+
+
+def test_what_the_document_says_works(tmp_path: Path) -> None:
+    """Its command over a folder, and its program over what came of that."""
+    (tmp_path / "photos").mkdir()
+    for photo in (ASTRONAUT, FAKES[0]):
+        shutil.copy(photo, tmp_path / "photos")
+    shutil.copy(ROOT / "saved_model.pth", tmp_path)
+    (tmp_path / ".venv").symlink_to(ROOT / ".venv")
+    command, program = (block.text for block in blocks_for(__file__))
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert re.search(r"^(Real|Fake|Uncertain) +NaN +\d$", done.stdout, re.MULTILINE), done.stdout
