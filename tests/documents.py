@@ -1,7 +1,7 @@
 """The blocks of commands in the documents, and what a comment before each says of it.
 
-    <!-- run: tests/e2e/test_readme.py -->      that test takes the block from here and runs it
-    <!-- not run: needs Docker -->              nobody does, and this is why
+<!-- run: tests/e2e/test_readme.py -->      that test takes the block from here and runs it
+<!-- not run: needs Docker -->              nobody does, and this is why
 """
 
 from __future__ import annotations
