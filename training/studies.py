@@ -6,9 +6,9 @@ leave-one-out   trained without one source and measured on it, for every source 
                 recipes: how far the detector carries to fakes it has never seen
 ablation        the recipe with one part changed: attention, loss, forgeries, augmentation ...
 
-All runs share the options after `--`, which go to training.train as they are. Runs that are done
-are not run again, so a study can be made piece by piece; every call rewrites studies.json and
-studies.md from all that is there:
+All runs of a study share the options after `--`, which go to training.train as they are. Runs that
+are done are not run again, so a study can be made piece by piece; every call rewrites studies.json
+and studies.md from all that is there:
 
     python -m training.studies leave-one-out -- --backbone tf_efficientnet_lite0 --epochs 3
 """
@@ -164,7 +164,8 @@ def ablation_row(results: list[Result], base: list[Result], rounds: int) -> dict
 def markdown(report: dict[str, Any]) -> str:
     """The studies' tables."""
     lines: list[str] = []
-    if rows := report.get("leave-one-out"):
+    if study := report.get("leave-one-out"):
+        rows = study["rows"]
         sources = sorted({s for row in rows.values() for s in row})
         lines += [
             "ROC-AUC on a source that was left out of training:",
@@ -179,8 +180,9 @@ def markdown(report: dict[str, Any]) -> str:
             whole = len(row) == len(sources)
             mean = f"{np.mean([r['roc_auc'] for r in row.values()]):.3f}" if whole else ""
             lines.append("| " + " | ".join([name, *cells, mean]) + " |")
-        lines.append("")
-    if rows := report.get("ablation"):
+        lines += ["", _options(study), ""]
+    if study := report.get("ablation"):
+        rows = study["rows"]
         sources = sorted({s for row in rows.values() for s in row["sources"]})
         head = ["recipe", "ROC-AUC", "lost", "accuracy", "lost", *(f"AUC {s}" for s in sources)]
         lines += [
@@ -196,10 +198,18 @@ def markdown(report: dict[str, Any]) -> str:
             ]
             aucs = [f"{row['sources'].get(s, float('nan')):.3f}" for s in sources]
             lines.append("| " + " | ".join([name, *cells, *aucs]) + " |")
-        lines.append("")
-    shared = " ".join(report["options"])
-    lines.append(f"Options of every run: `{shared}`; measured on crops of the validation split.")
-    return "\n".join(lines) + "\n"
+        lines += ["", _options(study), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _options(study: dict[str, Any]) -> str:
+    options = " ".join(study["options"])
+    return f"Options of every run: `{options}`; measured on crops of the validation split."
+
+
+def shareable(options: list[str]) -> list[str]:
+    """The options without the folders of this machine."""
+    return [Path(option).name if Path(option).is_file() else option for option in options]
 
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:
@@ -222,12 +232,13 @@ def main() -> int:
     opt.out.mkdir(parents=True, exist_ok=True)
     path = opt.out / "studies.json"
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if report.get("options", shared) != shared:
+    options = shareable(shared)
+    study = report.setdefault(opt.study, {"options": options, "rows": {}})
+    if study["options"] != options:
         raise DataError(
-            f"{path} is of runs with other options ({' '.join(report['options'])}); give the same "
+            f"{path} is of runs with other options ({' '.join(study['options'])}); give the same "
             "after --, or another --out."
         )
-    report["options"] = shared
     val = of_split(read_samples(opt.crops), "val")
     sources = sorted({s.source for s in val})
     arms = arms_of(opt.study, sources, opt.only)
@@ -236,7 +247,7 @@ def main() -> int:
     for number, arm in enumerate(arms, start=1):
         print(f"{arm.name} {arm.left_out} ({number} of {len(arms)})", flush=True)
         checkpoint = train(arm, opt.crops, opt.out, shared)
-        rows = report.setdefault(opt.study, {})
+        rows = study["rows"]
         if arm.left_out:
             chosen = [s for s in val if s.source == arm.left_out]
             row = leave_one_out_row(measure(checkpoint, chosen), opt.rounds)

@@ -9,7 +9,15 @@ import pytest
 from deepfake.errors import DataError
 from training.data import Sample
 from training.report import Result
-from training.studies import ABLATIONS, BASE, ablation_row, arms_of, leave_one_out_row, markdown
+from training.studies import (
+    ABLATIONS,
+    BASE,
+    ablation_row,
+    arms_of,
+    leave_one_out_row,
+    markdown,
+    shareable,
+)
 
 
 def answers(p_fakes: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]) -> list[Result]:
@@ -62,10 +70,8 @@ def test_what_a_part_is_worth_is_counted_on_the_same_photos() -> None:
 def test_the_tables_leave_a_gap_where_a_run_is_still_to_come() -> None:
     row = leave_one_out_row(answers({"a": ((0.1, 0.6), (0.5, 0.9))}), rounds=50)
     assert row["roc_auc"] == pytest.approx(0.75)
-    report = {
-        "options": ["--epochs", "2"],
-        "leave-one-out": {"plain": {"a": row, "b": row}, "+ forgeries": {"a": row}},
-    }
+    rows = {"plain": {"a": row, "b": row}, "+ forgeries": {"a": row}}
+    report = {"leave-one-out": {"options": ["--epochs", "2"], "rows": rows}}
     lines = markdown(report).splitlines()
     plain = next(line for line in lines if line.startswith("| plain"))
     partial = next(line for line in lines if line.startswith("| + forgeries"))
@@ -73,3 +79,14 @@ def test_the_tables_leave_a_gap_where_a_run_is_still_to_come() -> None:
     assert partial.count("|") == plain.count("|")
     assert partial.rstrip().endswith("|  |  |")
     assert "`--epochs 2`" in lines[-1]
+
+
+def test_what_is_kept_of_the_options_names_no_folder(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    assert shareable(["--init", str(weights), "--lr", "1/2"]) == [
+        "--init",
+        "weights.pth",
+        "--lr",
+        "1/2",
+    ]
