@@ -159,11 +159,10 @@ def score(opt: argparse.Namespace, paths: list[str]) -> None:
     """Have Ray score the paths and write Parquet parts into ``opt.out``."""
     import ray
 
-    address = {"address": opt.address} if opt.address else {"num_cpus": opt.cores}
-    if not opt.address:
-        # Not a server for others: everything stays on this machine.
-        address |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-    ray.init(**address, log_to_driver=False, logging_level=logging.WARNING)
+    # local: a Ray of its own, whatever else runs here, and no server for others.
+    own = {"num_cpus": opt.cores, "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+    where: dict[str, Any] = {"address": opt.address} if opt.address else {"address": "local", **own}
+    ray.init(**where, log_to_driver=False, logging_level=logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty() or opt.progress
     try:
         parts = [paths[i : i + opt.part] for i in range(0, len(paths), opt.part)]
