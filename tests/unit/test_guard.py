@@ -14,17 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-import yaml
 from flask.testing import FlaskClient
 
 from frontend import keys
 from frontend.app import create_app
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_ports
+from tests.openapi import SPEC, validate
 
-SPEC = yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text(encoding="utf-8"))
 PASSED = (502, "backend_unreachable")
 PHOTO = b"\xff\xd8\xff a photo"
 
@@ -49,8 +47,7 @@ def detect(page: FlaskClient, address: str = "127.0.0.1", **headers: str) -> tup
         environ_overrides={"REMOTE_ADDR": address},
     )
     assert answer.headers["Cache-Control"] == "no-store"
-    schema = {"$ref": "#/components/schemas/PageError", "components": SPEC["components"]}
-    jsonschema.validate(answer.json, schema, cls=jsonschema.Draft202012Validator)
+    validate(answer.json, "PageError")
     assert str(answer.status_code) in SPEC["paths"]["/api/detect"]["post"]["responses"]
     assert answer.json["error"]["status"] == answer.status_code
     return answer.status_code, answer.json["error"]["code"]
