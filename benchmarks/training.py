@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from deepfake.faces import FaceDetector, crop_face
 from deploy.torchserve import ROOT
 from training.cli import keep_memory
 from training.data import of_split, read_samples
+from training.depthwise import FastDepthwise
 from training.forgeries import Forger
 from training.losses import focal_loss
+from training.train import cpu_has_bfloat16
 from training.trainer import TrainingCrops
 
 BATCH = 32
@@ -30,8 +33,8 @@ IMAGES = 512
 EYES_NOSE_MOUTH = "77 95 147 95 112 135 84 170 140 170"  # of a face that fills 224 pixels
 
 
-def throughput(checkpoint: Checkpoint, rounds: int) -> dict[str, float]:
-    """Images per second of a run of training.train, of the bare step on a batch in memory, and of
+def throughput(checkpoint: Checkpoint, rounds: int) -> dict[str, Any]:
+    """Images per second of a run of training.train, of bare steps on a batch in memory, and of
     one loading process.
 
     With the options that training has by default on this machine. The run's figure has everything
@@ -48,7 +51,7 @@ def throughput(checkpoint: Checkpoint, rounds: int) -> dict[str, float]:
         lines = Path(folder, "run", "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         loader = loader_rate(crops, size)
     run = json.loads(lines[-1])["images_per_second"]
-    return {"run": run, "step": step_rate(checkpoint, rounds), "loader": loader}
+    return {"run": run, "steps": step_rates(checkpoint, rounds), "loader": loader}
 
 
 def loader_rate(crops: Path, size: int) -> float:
@@ -79,34 +82,51 @@ def crops_in(folder: Path, side: int) -> Path:
     return folder
 
 
-def step_rate(checkpoint: Checkpoint, rounds: int) -> float:
-    """Images per second of forward, loss, backward and optimiser on the same batch: the median."""
+def step_rates(checkpoint: Checkpoint, rounds: int) -> dict[str, float]:
+    """Images per second of forward, loss, backward and optimiser on the same batch: medians.
+
+    The last is the step that training.train takes by default on this machine.
+    """
     keep_memory()
     model = checkpoint.model.train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     pixels = torch.randint(0, 256, (BATCH, 3, model.image_size, model.image_size))
     labels = torch.arange(BATCH) % 2
-    rates = []
-    for _ in range(rounds + 1):
+
+    def seconds(bf16: bool, fast: bool) -> float:
         started = time.perf_counter()
         x = model.preprocess(pixels.byte()).contiguous(memory_format=torch.channels_last)
-        loss = focal_loss(model(x), labels)
+        with (
+            torch.autocast("cpu", torch.bfloat16, bf16),
+            FastDepthwise() if fast else nullcontext(),
+        ):
+            logits = model(x)
+        loss = focal_loss(logits, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        rates.append(BATCH / (time.perf_counter() - started))
+        return time.perf_counter() - started
+
+    kinds = {"float32": (False, False)}
+    if cpu_has_bfloat16():
+        kinds |= {"bfloat16, PyTorch's gradients": (True, False)}
+        kinds |= {"bfloat16, training/depthwise.py": (True, True)}
+    taken = [[seconds(*kind) for kind in kinds.values()] for _ in range(rounds + 1)][1:]
     model.eval()
-    return statistics.median(rates[1:])
+    columns = zip(*taken, strict=True)
+    return {k: BATCH / statistics.median(c) for k, c in zip(kinds, columns, strict=True)}
 
 
 def as_rows(found: dict[str, Any]) -> list[str]:
     """For RESULTS.md."""
+    own = list(found["steps"].values())[-1]
+    rows = [(f"the network step alone, {kind}", rate) for kind, rate in found["steps"].items()]
+    rows += [("`training.train`, all of it", found["run"])]
+    rows += [("the loader alone, one process", found["loader"])]
     return [
-        "| training | images/s | share of the step |",
+        f"Batches of {BATCH}; the last step is the one that `training.train` takes.",
+        "",
+        "| training | images/s | share of that step |",
         "|---|---|---|",
-        f"| the network step alone, batches of {BATCH} | {found['step']:.1f} | 100% |",
-        f"| `training.train`, all of it | {found['run']:.1f} "
-        f"| {found['run'] / found['step']:.0%} |",
-        f"| the loader alone, one process | {found['loader']:.0f} "
-        f"| {found['loader'] / found['step']:.0%} |",
+        *(f"| {name} | {rate:.1f} | {rate / own:.0%} |" for name, rate in rows),
     ]

@@ -32,11 +32,25 @@ def augment(crop: Image.Image, size: int, rng: Generator, light: float = 0.0) ->
     if gentle:
         image = _resized_crop(crop, size, rng, least=0.75)
     else:
-        image = _degrade(_resized_crop(_rotate(crop, rng), size, rng), rng)
+        image = _degrade(_resized_crop(_rotate(_passed_on(crop, rng), rng), size, rng), rng)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = torch.from_numpy(to_pixels(_jitter(image, rng), size))
     return pixels if gentle else _erase(pixels, rng)
+
+
+def _passed_on(image: Image.Image, rng: Generator) -> Image.Image:
+    """What a messenger or a screenshot does before the photo comes to us: another size, JPEG.
+
+    Unlike ``_degrade`` it works on the photo's own pixels, and enlarges as well as reduces.
+    """
+    if rng.random() < 0.6:
+        return image
+    scale = math.exp(rng.uniform(math.log(0.4), math.log(1.6)))
+    width, height = (max(32, round(n * scale)) for n in image.size)
+    method = _RESAMPLING[rng.integers(len(_RESAMPLING))]
+    sent = image.resize((width, height), method)
+    return _jpeg(sent, int(rng.integers(40, 96)), int(rng.integers(0, 3)))
 
 
 def _rotate(image: Image.Image, rng: Generator, degrees: float = 15.0) -> Image.Image:

@@ -25,6 +25,7 @@ from deepfake.model import DeepfakeDetector
 from deepfake.views import to_pixels
 from training.augment import augment
 from training.data import Sample, balanced, read_image
+from training.depthwise import FastDepthwise
 from training.forgeries import Forger
 from training.losses import focal_loss
 from training.plots import plot_curves, read_rows
@@ -186,7 +187,9 @@ class Trainer:
     def _step(self, pixels: Tensor, labels: Tensor) -> float:
         state, opt = self.state, self.opt
         x = state.model.preprocess(pixels).contiguous(memory_format=torch.channels_last)
-        loss = focal_loss(self.net(x), labels, opt.focal_alpha, opt.focal_gamma)
+        with FastDepthwise():
+            logits = self.net(x)
+        loss = focal_loss(logits, labels, opt.focal_alpha, opt.focal_gamma)
         state.optimizer.zero_grad(set_to_none=True)
         self.acc.backward(loss)
         self.acc.clip_grad_norm_(state.model.parameters(), opt.clip)
