@@ -10,9 +10,9 @@ Within a family the answers stay the same: B0 grows into B4, Lite0 into Lite2. A
 become a B network too, but loses the limit of its ReLU6 and gains squeeze-and-excitation, so it
 answers differently until it has been trained again; do that while it is small:
 
-    python -m training.grow --init lite0.pth --backbone efficientnet_b0 --out b0-start.pth
-    python -m training.train --init b0-start.pth --backbone efficientnet_b0 --out runs/b0
-    python -m training.grow --init runs/b0/saved_model.pth --out b4-start.pth
+    python -m training.grow --init lite2.pth --backbone efficientnet_b2 --out b2-start.pth
+    python -m training.train --init b2-start.pth --backbone efficientnet_b2 --out runs/b2
+    python -m training.grow --init runs/b2/saved_model.pth --out b4-start.pth
     python -m training.train --init b4-start.pth --out runs/b4
 """
 
