@@ -2,8 +2,8 @@
 
 oneDNN, which PyTorch computes convolutions with on a CPU, has no fast bfloat16 kernel for two of
 them: with respect to the input where the stride is 2, and with respect to a kernel larger than
-3 x 3. EfficientNet has one or the other in most of its blocks, and together they take two thirds
-of a training step. Both can be put as convolutions that are fast, with the same result.
+3 x 3. EfficientNet has one or the other in most of its blocks, and together they can take two
+thirds of a training step. Both can be put as convolutions that are fast, with the same result.
 """
 
 from __future__ import annotations
