@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from deepfake.checkpoint import BALANCED, verify
+from deepfake.checkpoint import DEFAULT_POINT, verify
 from deepfake.errors import BadBase64, BadRequest, DeepfakeError, EmptyInput
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
@@ -58,7 +58,7 @@ class DeepfakeHandler:
         self.pipeline = Pipeline.from_file(
             checkpoint,
             device,
-            str(options.get("operatingPoint", BALANCED)),
+            str(options.get("operatingPoint", DEFAULT_POINT)),
             str(options.get("runtime", "auto")),
         )
         self.pipeline.warm_up()

@@ -21,7 +21,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from deepfake.checkpoint import BALANCED, load
+from deepfake.checkpoint import DEFAULT_POINT, load
 from deepfake.errors import DataError, DeepfakeError
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
@@ -205,7 +205,9 @@ def arguments() -> argparse.Namespace:
         "--out", type=Path, default=Path("scores"), help="folder for the Parquet parts"
     )
     args.add_argument("--checkpoint", type=Path, default=Path("saved_model.pth"))
-    args.add_argument("--point", default=BALANCED, help="operating point (default: %(default)s)")
+    args.add_argument(
+        "--point", default=DEFAULT_POINT, help="operating point (default: %(default)s)"
+    )
     args.add_argument("--address", default="", help="of a Ray cluster; default: this machine alone")
     args.add_argument("--cores", type=int, default=cores, help="of this machine (default: all)")
     args.add_argument("--threads", type=int, default=1, help="cores a worker uses (default: 1)")

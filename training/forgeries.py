@@ -1,10 +1,12 @@
-"""Fakes made on the spot from real training faces, so that blending itself is learned.
+"""Fakes made on the spot from real training faces, so that forging itself is learned.
 
-Two kinds, both label 1: a *part swap* sets the eyes, nose or mouth of one real face into
+Three kinds, all label 1: a *part swap* sets the eyes, nose or mouth of one real face into
 another, as one would by hand in an image editor; a *self-blend* lays a shifted and recoloured
 copy of a face over itself (after the description of Shiohara & Yamasaki, "Detecting Deepfakes
-with Self-Blended Images", CVPR 2022). What gives either away is the seam, never the camera, the
-person or the compression: those are the same as in the real photo it came from.
+with Self-Blended Images", CVPR 2022); an *up-sampling* leaves in a face the regular pattern that
+a generator's decoder leaves (after Zhang, Karaman & Chang, "Detecting and Simulating Artifacts in
+GAN Fake Images", WIFS 2019). What gives them away is the seam or the pattern, never the camera,
+the person or the compression: those are the same as in the real photo it came from.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+from scipy.ndimage import convolve
 
 from training.data import Sample, read_image
 
@@ -32,7 +35,9 @@ PARTS = {
     "mouth": (0.0, 1.05, 0.58, 0.32),
 }
 FACE = (0.0, 0.50, 1.00, 1.15)
-SELF_BLEND_SHARE = 0.4  # of the forgeries; the rest are part swaps
+KINDS = {"part-swap": 0.6, "self-blend": 0.4, "up-sampling": 0.4}
+"""Kinds of forgeries, and how often each is made compared with the others that are chosen."""
+DEFAULT_KINDS = ("part-swap", "self-blend")
 DONORS = 8  # faces that are looked at for a part swap; the one that fits best is taken
 
 
@@ -41,9 +46,12 @@ class Forger:
 
     Args:
         samples: training samples; the reals among them that have landmarks are used.
+        kinds: which of ``KINDS`` are made.
     """
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
+    def __init__(self, samples: Sequence[Sample], kinds: Sequence[str] = DEFAULT_KINDS) -> None:
+        weights = np.array([KINDS[kind] for kind in kinds])
+        self.kinds, self.shares = kinds, weights / weights.sum()
         self.reals: dict[str, list[Sample]] = defaultdict(list)
         for s in samples:
             if s.label == 0 and s.landmarks:
@@ -56,8 +64,11 @@ class Forger:
             return None
         face = faces[rng.integers(len(faces))]
         image, points = read_image(face.path), _points(face)
-        if rng.random() < SELF_BLEND_SHARE:
+        kind = self.kinds[rng.choice(len(self.kinds), p=self.shares)]
+        if kind == "self-blend":
             return self_blend(image, points, rng)
+        if kind == "up-sampling":
+            return up_sampled(image, points, rng)
         donor = min(
             (faces[rng.integers(len(faces))] for _ in range(DONORS)),
             key=lambda other: _misfit(points, _points(other)) if other is not face else math.inf,
@@ -102,6 +113,47 @@ def self_blend(face: Image.Image, points: Points, rng: Generator) -> Image.Image
     mask = Image.new("L", face.size)
     _draw(mask, points, FACE, rng)
     return _blend(under, over, mask, points, rng, colour=0.0)
+
+
+def up_sampled(face: Image.Image, points: Points, rng: Generator) -> Image.Image:
+    """A face whose coarse part was halved and put up again by transposed convolutions; same size.
+
+    A transposed convolution sets zeros between the pixels and lets an uneven kernel fill them, so
+    that a pattern of two pixels (or of four, from two of them) remains. Most of what the reduction
+    took away is put back, or blur would tell. Half of the time only the face is treated.
+    """
+    pixels = np.asarray(face, dtype=np.float32)
+    times = int(rng.integers(1, 3))
+    block = 2**times
+    edge = [(0, -n % block) for n in pixels.shape[:2]]
+    padded = np.pad(pixels, (*edge, (0, 0)), mode="edge")
+    height, width, _ = padded.shape
+    coarse = padded.reshape(height // block, block, width // block, block, 3).mean(axis=(1, 3))
+    even, uneven = coarse, coarse
+    bilinear = np.outer((1, 2, 1), (1, 2, 1)) / 4
+    for _ in range(times):
+        kernel = bilinear * (1 + rng.normal(0, rng.uniform(0.01, 0.08), (3, 3)))
+        kernel *= bilinear.sum() / kernel.sum()
+        even, uneven = _transposed(even, bilinear), _transposed(uneven, kernel)
+    made = uneven + rng.uniform(0.85, 1.0) * (padded - even)
+    made = made[: pixels.shape[0], : pixels.shape[1]]
+    forged = Image.fromarray(np.clip(np.rint(made), 0, 255).astype(np.uint8))
+    mask = Image.new("L", face.size, 255)
+    if rng.random() < 0.5:
+        mask.paste(0, (0, 0, *mask.size))
+        _draw(mask, points, FACE, rng)
+    return _blend(face, forged, mask, points, rng, colour=0.0)
+
+
+def _transposed(pixels: NDArray[np.float32], kernel: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Transposed convolution of stride 2: (h, w, 3) -> (2h, 2w, 3), the same kernel per colour."""
+    height, width, colours = pixels.shape
+    # Two more pixels on every side, or the edge would be filled from nothing.
+    wide = np.pad(pixels, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    spread = np.zeros((2 * height + 4, 2 * width + 4, colours), dtype=np.float32)
+    spread[::2, ::2] = wide
+    filled: NDArray[np.float32] = convolve(spread, kernel[:, :, None].astype(np.float32))
+    return filled[2:-2, 2:-2]
 
 
 def _points(sample: Sample) -> Points:

@@ -30,6 +30,8 @@ HEADINGS = {
     "ece": "ECE",
 }
 
+POINT_SCORES = ("accuracy", "precision", "f1")  # of each operating point
+
 
 @dataclass(frozen=True)
 class Result:
@@ -99,6 +101,8 @@ def _decisions(
         for name, point in points.items():
             of_real, of_fake = rates(y, p, s, point.threshold)
             found |= {f"{name}/false_positive_rate": of_real, f"{name}/recall": of_fake}
+            there = mean_over_sources(y, p, s.tolist(), point.threshold)
+            found |= {f"{name}/{key}": there[key] for key in POINT_SCORES}
         decided = (p < low) | (p > high)
         wrong = (p > checkpoint.threshold) != (y == 1)
         every = np.ones(len(rows), dtype=bool)
@@ -186,14 +190,16 @@ def _decision_tables(decisions: dict[str, Any]) -> list[str]:
         lines += [
             "",
             "| operating point | threshold | real called fake: validation | this split "
-            "| fake called fake: validation | this split |",
-            "|---|---|---|---|---|---|",
+            "| fake called fake: validation | this split | accuracy | precision | F1 |",
+            "|---|---|---|---|---|---|---|---|---|",
         ]
         for name, seen in decisions["validation"].items():
             lines.append(
                 f"| {name} | {seen['threshold']:.4f} | {seen['false_positive_rate']:.3f} "
                 f"| {of(name + '/false_positive_rate')} | {seen['recall']:.3f} "
-                f"| {of(name + '/recall')} |"
+                f"| {of(name + '/recall')} | "
+                + " | ".join(of(f"{name}/{key}") for key in POINT_SCORES)
+                + " |"
             )
     if decisions["band"]:
         low, high = decisions["band"]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageFilter
 
-from deepfake.checkpoint import load
+from deepfake.checkpoint import DEFAULT_POINT, load
 from deepfake.errors import DataError, DeepfakeError
 from deepfake.images import decode
 from deepfake.pipeline import Photo, Pipeline
@@ -114,10 +114,10 @@ TREATMENTS: dict[str, Treatment] = {
 MARGINS = {"crop margin -0.2": -0.2, "crop margin +0.2": 0.2}  # of the face box, every side
 
 
-def treated(sample: Sample, treat: Treatment) -> Photo:
-    """The sample's photo after the treatment, or the error it gives before."""
+def treated(sample: Sample, name: str) -> Photo:
+    """The sample's photo after the treatment of that name, or the error it gives before."""
     try:
-        return treat(decode(sample.path.read_bytes()))
+        return TREATMENTS[name](decode(sample.path.read_bytes()))
     except DeepfakeError as error:
         return error
     except OSError as error:
@@ -169,8 +169,8 @@ def markdown(report: dict[str, Any]) -> str:
     photos = next(iter(rows.values()))["photos"]
     lines = [
         f"Checkpoint `{report['checkpoint'][:12]}`, {report['runtime']}, "
-        f"split `{report['split']}`, {photos} photos, threshold {report['threshold']}; means "
-        "over sources with 95 % bootstrap intervals.",
+        f"split `{report['split']}`, {photos} photos, threshold {report['threshold']:.3f} "
+        f"({report['point']}); means over sources with 95 % bootstrap intervals.",
         "",
         "| " + " | ".join(head) + " |",
         "|---" * len(head) + "|",
@@ -205,6 +205,7 @@ def main() -> int:
         )
     keep_memory()
     checkpoint = load(opt.checkpoint)
+    threshold = checkpoint.point(DEFAULT_POINT).threshold
     samples = of_split(read_samples(opt.data), opt.split)
     samples = limited_per_cell(samples, opt.per_class, seed=0)
     pipelines: dict[float, Pipeline] = {}
@@ -214,16 +215,17 @@ def main() -> int:
         margin = max(0.0, checkpoint.crop_margin + MARGINS.get(name, 0.0))
         if margin not in pipelines:
             pipelines[margin] = Pipeline(replace(checkpoint, crop_margin=margin))
-        treat = TREATMENTS.get(name, TREATMENTS["as it is"])
         path = opt.out / f"{name.replace(' ', '-')}.csv"
         key = f"{opt.data} {opt.split} {name}"
-        results = predictions(path, key, pipelines[margin], samples, partial(treated, treat=treat))
-        rows[name] = figures(results, checkpoint.threshold, opt.rounds)
+        photo = partial(treated, name=name if name in TREATMENTS else "as it is")
+        results = predictions(path, key, pipelines[margin], samples, photo)
+        rows[name] = figures(results, threshold, opt.rounds)
     report = {
         "checkpoint": checkpoint.sha256,
         "runtime": next(iter(pipelines.values())).runtime.name,
         "split": opt.split,
-        "threshold": checkpoint.threshold,
+        "point": DEFAULT_POINT,
+        "threshold": threshold,
         "treatments": rows,
     }
     (opt.out / "robustness.json").write_text(to_json(report), encoding="utf-8")

@@ -38,12 +38,17 @@ from training.scores import auc_by_source, bootstrap, mean_over_sources, scores
 
 RECIPES = {
     "plain": ("--forged", "0", "--light", "1", "--evenness", "0", "--ema", "0"),
-    "+ degradation": ("--forged", "0", "--light", "0.5", "--evenness", "0", "--ema", "0"),
-    "+ forgeries": ("--forged", "0.25", "--light", "0.5", "--evenness", "0", "--ema", "0"),
-    "+ even sources": ("--forged", "0.25", "--light", "0.5", "--evenness", "0.5", "--ema", "0"),
+    "+ degradation": ("--forged", "0", "--evenness", "0", "--ema", "0"),
+    "+ self-blends": ("--forgeries", "self-blend", "--evenness", "0", "--ema", "0"),
+    "+ part swaps": ("--evenness", "0", "--ema", "0"),
+    "+ even sources": ("--ema", "0"),
     "+ averaged weights": (),
+    "+ up-sampling": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
+    "+ larger margin": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
 }
-"""Leave-one-out: from a plain start to the full recipe, one step after the other."""
+"""Leave-one-out: from a plain start to the full recipe, one step after the other, and beyond."""
+
+WIDE = "+ larger margin"  # the recipe that takes other crops
 
 ABLATIONS = {
     "full recipe": (),
@@ -67,11 +72,13 @@ class Arm:
         name: of the recipe.
         options: what it changes, for training.train.
         left_out: the source it is not trained on; empty in an ablation.
+        crops: what it is trained and measured on.
     """
 
     name: str
     options: tuple[str, ...]
     left_out: str = ""
+    crops: Path = Path("crops")
 
     @property
     def folder(self) -> str:
@@ -80,17 +87,29 @@ class Arm:
         return "".join(c if c.isalnum() or c == "-" else "_" for c in text)
 
 
-def arms_of(study: str, sources: list[str], only: list[str]) -> list[Arm]:
-    """The runs of a study, of all its recipes or of those named; DataError for an unknown one."""
+def arms_of(
+    study: str, sources: list[str], only: list[str], crops: Path, wide: Path | None = None
+) -> list[Arm]:
+    """The runs of a study, of all its recipes or of those named.
+
+    Raises:
+        DataError: a name is unknown, or wants crops of a larger margin where there are none.
+    """
     recipes = RECIPES if study == "leave-one-out" else ABLATIONS
     if unknown := [name for name in only if name not in recipes]:
         raise DataError(f"--only {unknown[0]!r} is not one of {', '.join(recipes)}.")
+    if WIDE in only and wide is None:
+        raise DataError(f"--only {WIDE!r} needs --wide, crops that were cut with a larger margin.")
     left_out = sources if study == "leave-one-out" else [""]
-    chosen = {name: recipes[name] for name in only} if only else recipes
-    return [Arm(name, options, source) for name, options in chosen.items() for source in left_out]
+    chosen = only or [name for name in recipes if name != WIDE or wide is not None]
+    return [
+        Arm(name, recipes[name], source, wide if wide and name == WIDE else crops)
+        for name in chosen
+        for source in left_out
+    ]
 
 
-def train(arm: Arm, crops: Path, out: Path, shared: list[str]) -> Path:
+def train(arm: Arm, out: Path, shared: list[str]) -> Path:
     """Train an arm, or go on where it was cut off; its checkpoint."""
     folder = out / arm.folder
     finished = folder / "finished"
@@ -99,7 +118,7 @@ def train(arm: Arm, crops: Path, out: Path, shared: list[str]) -> Path:
         options += ["--leave-out", arm.left_out]
     wanted = json.dumps(options)
     if not (finished.is_file() and finished.read_text(encoding="utf-8") == wanted):
-        command = [sys.executable, "-m", "training.train", "--data", str(crops)]
+        command = [sys.executable, "-m", "training.train", "--data", str(arm.crops)]
         command += ["--out", str(folder), *options]
         if subprocess.run(command).returncode:
             raise DataError(f"The run {folder} failed; what it said stands above.")
@@ -216,6 +235,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     args = parser(__doc__)
     args.add_argument("study", choices=("leave-one-out", "ablation"))
     args.add_argument("--crops", type=Path, default=Path("crops"), help="what training.crop wrote")
+    args.add_argument("--wide", type=Path, help=f"crops of a larger margin, for {WIDE!r}")
     args.add_argument("--out", type=Path, default=Path("runs/studies"), help="runs and tables")
     args.add_argument("--only", nargs="*", default=[], metavar="RECIPE", help="some of the recipes")
     args.add_argument("--rounds", type=int, default=500, help="bootstrap resamples")
@@ -239,15 +259,17 @@ def main() -> int:
             f"{path} is of runs with other options ({' '.join(study['options'])}); give the same "
             "after --, or another --out."
         )
-    val = of_split(read_samples(opt.crops), "val")
-    sources = sorted({s.source for s in val})
-    arms = arms_of(opt.study, sources, opt.only)
+    folders = [opt.crops, *([opt.wide] if opt.wide else [])]
+    validation = {folder: of_split(read_samples(folder), "val") for folder in folders}
+    sources = sorted({s.source for s in validation[opt.crops]})
+    arms = arms_of(opt.study, sources, opt.only, opt.crops, opt.wide)
     if opt.study == "ablation":
-        base = measure(train(Arm(BASE, ABLATIONS[BASE]), opt.crops, opt.out, shared), val)
+        arm = Arm(BASE, ABLATIONS[BASE], crops=opt.crops)
+        base = measure(train(arm, opt.out, shared), validation[opt.crops])
     for number, arm in enumerate(arms, start=1):
         print(f"{arm.name} {arm.left_out} ({number} of {len(arms)})", flush=True)
-        checkpoint = train(arm, opt.crops, opt.out, shared)
-        rows = study["rows"]
+        checkpoint = train(arm, opt.out, shared)
+        rows, val = study["rows"], validation[arm.crops]
         if arm.left_out:
             chosen = [s for s in val if s.source == arm.left_out]
             row = leave_one_out_row(measure(checkpoint, chosen), opt.rounds)

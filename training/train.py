@@ -27,6 +27,7 @@ from deepfake.errors import DataError
 from deepfake.model import DEFAULT_BACKBONE
 from training.cli import check_numbers, keep_memory, parser, run
 from training.data import Sample, folds, limited, of_split, read_samples
+from training.forgeries import DEFAULT_KINDS, KINDS
 from training.trainer import Trainer
 
 
@@ -46,6 +47,13 @@ def arguments() -> argparse.Namespace:
         "--forged", type=float, default=0.25, help="share of fakes forged on the spot, 0 to 1"
     )
     group.add_argument(
+        "--forgeries",
+        nargs="+",
+        choices=tuple(KINDS),
+        default=list(DEFAULT_KINDS),
+        help="kinds of these forgeries",
+    )
+    group.add_argument(
         "--light", type=float, default=0.5, help="share of crops augmented only lightly, 0 to 1"
     )
     group.add_argument("--fresh", action="store_true", help="start over in an --out that exists")
@@ -59,6 +67,12 @@ def arguments() -> argparse.Namespace:
         help="side in training, pixels; somewhat below --image-size is faster, and faces are then "
         "as large as in use, since training crops are parts of the face (FixRes, Touvron et al. "
         "2019). Default: --image-size",
+    )
+    group.add_argument(
+        "--first-size",
+        type=int,
+        help="side in the first epoch, pixels; it grows to --train-size by the last (progressive "
+        "learning, Tan & Le 2021). Default: --train-size",
     )
     group.add_argument("--init", type=Path, help="start from this state dict or checkpoint")
     group.add_argument(
@@ -101,9 +115,11 @@ def arguments() -> argparse.Namespace:
 def check(opt: argparse.Namespace) -> argparse.Namespace:
     """Refuse options that cannot work before anything is read."""
     opt.train_size = opt.image_size if opt.train_size is None else opt.train_size
+    opt.first_size = opt.train_size if opt.first_size is None else opt.first_size
+    sizes = ("image_size", "train_size", "first_size")
     check_numbers(
         opt,
-        above_zero=("epochs", "batch_size", "lr", "patience", "clip", "image_size", "train_size"),
+        above_zero=("epochs", "batch_size", "lr", "patience", "clip", *sizes),
         not_negative=("limit", "weight_decay", "warmup_epochs", "focal_gamma", "seed", "workers"),
     )
     if opt.folds == 1 or opt.folds < 0:

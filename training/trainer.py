@@ -105,7 +105,7 @@ class Trainer:
         out: Path,
     ) -> None:
         self.opt, self.acc, self.train, self.val, self.out = opt, accelerator, train, val, out
-        self.forger = Forger(train)
+        self.forger = Forger(train, opt.forgeries)
         self.steps = len(self._loader(1))
         torch.manual_seed(opt.seed)
         model = initial_model(opt, accelerator.print)
@@ -150,7 +150,8 @@ class Trainer:
             usable = len(drawn) // acc.num_processes * acc.num_processes
             share = drawn[acc.process_index : usable : acc.num_processes]
             seeds = (opt.seed * 1000 + acc.process_index, epoch)
-            data = TrainingCrops(share, opt.train_size, seeds, self.forger, opt.forged, opt.light)
+            size = side(epoch, opt.epochs, opt.first_size, opt.train_size)
+            data = TrainingCrops(share, size, seeds, self.forger, opt.forged, opt.light)
         drop = epoch is not None and len(share) >= opt.batch_size
         return DataLoader(
             data,
@@ -315,6 +316,13 @@ def average_of(model: DeepfakeDetector, decay: float) -> AveragedModel:
             torch._foreach_copy_(average, current)
 
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
+def side(epoch: int, epochs: int, first: int, last: int) -> int:
+    """Side of an epoch's crops in pixels: from ``first`` to ``last`` evenly, in steps of 16."""
+    if epoch >= epochs:
+        return last
+    return first + round((last - first) * (epoch - 1) / (epochs - 1) / 16) * 16
 
 
 def lr_factor(step: int, warmup: float, total: int) -> float:

@@ -30,7 +30,8 @@ from deepfake.model import CBAM, DeepfakeDetector
 
 FORMAT = "deepfake-detector/1"
 LABELS = ("real", "fake")
-BALANCED = "balanced"  # the operating point that is used unless another is named
+BALANCED = "balanced"  # the operating point of the threshold 0.5
+DEFAULT_POINT = "fpr5-edited"  # the one that is used unless another is named
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Checkpoint:
         threshold: P(fake) above it is called fake.
         uncertain: P(fake) from the first to the second is too close to call; None if not set.
         operating_points: by name: "balanced" is 0.5, "fpr5" and "fpr1" are the thresholds that
-            5 % and 1 % of the real validation photos exceed. Empty before calibration.
+            5 % and 1 % of the real validation photos exceed, "fpr5-edited" is the one that no more
+            than 5 % exceed even when they are compressed or halved. Empty before calibration.
         sha256: of the file, hexadecimal; empty when it did not come from a file.
     """
 
@@ -77,10 +79,13 @@ class Checkpoint:
     def point(self, name: str) -> OperatingPoint:
         """The operating point of a name; CheckpointError when there is none.
 
-        "balanced" is always there: before calibration it is the bare threshold.
+        Two are always there: "balanced", before calibration the bare threshold, and the default
+        one, which is the same until calibration finds better.
         """
         if name in self.operating_points:
             return self.operating_points[name]
+        if name == DEFAULT_POINT:
+            return self.point(BALANCED)
         if name == BALANCED:
             return OperatingPoint(self.threshold)
         known = ", ".join(sorted({BALANCED, *self.operating_points}))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deepfake.checkpoint import BALANCED, Checkpoint, load
+from deepfake.checkpoint import DEFAULT_POINT, Checkpoint, load
 from deepfake.errors import DeepfakeError, InternalError, NoFace, OutOfMemory
 from deepfake.explain import MAX_MAPS, heat_maps
 from deepfake.faces import Face, FaceDetector, crop_face, crop_square
@@ -77,7 +77,7 @@ class Pipeline:
         self,
         checkpoint: Checkpoint,
         device: str = "cpu",
-        point: str = BALANCED,
+        point: str = DEFAULT_POINT,
         runtime: str = "auto",
     ) -> None:
         self.checkpoint = checkpoint
@@ -95,7 +95,7 @@ class Pipeline:
         cls,
         path: Path | str,
         device: str = "cpu",
-        point: str = BALANCED,
+        point: str = DEFAULT_POINT,
         runtime: str = "auto",
     ) -> Pipeline:
         """A pipeline from a ``saved_model.pth``; CheckpointError when it cannot be used."""

@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from deepfake.checkpoint import Checkpoint, load, save
+from deepfake.errors import NoFace
+from deepfake.images import decode
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from tests.conftest import ASTRONAUT, FAKES, sentence
 from tests.integration.conftest import Command, Row, copy_manifest, program, table, write_table
+from training.robustness import TREATMENTS
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def test_calibration_writes_how_to_decide_into_the_checkpoint(
 ) -> None:
     path, said = calibrated
     old, new = load(before), load(path)
-    assert set(new.operating_points) == {"balanced", "fpr5", "fpr1"}
+    assert set(new.operating_points) == {"balanced", "fpr5", "fpr1", "fpr5-edited"}
     assert new.point("balanced").threshold == 0.5
     assert new.uncertain is not None
     low, high = new.uncertain
@@ -89,6 +92,22 @@ def test_a_strict_threshold_is_as_high_as_the_highest_real_photo_and_no_higher(
     highest = max(a.worst.fake_probability for a in answers if isinstance(a, Verdict))
     assert strict.point.threshold == pytest.approx(highest, abs=1e-4)
     assert strict.point.false_positive_rate == 0
+
+
+def test_the_threshold_that_serves_spares_edited_photos_too(
+    calibrated: tuple[Path, str], photos: Path
+) -> None:
+    """One real photo of four is a quarter, far above 5 %, so that none may be called fake."""
+    pipeline = Pipeline.from_file(calibrated[0])
+    assert pipeline.point.threshold >= max(0.5, pipeline.checkpoint.point("fpr5").threshold)
+    reals = [row["path"] for row in table(photos / "manifest.csv") if "real-" in row["path"]]
+    for edit in ("JPEG quality 50", "size x 0.5"):
+        sent = [TREATMENTS[edit](decode(Path(path).read_bytes())) for path in reals]
+        for answer in pipeline.predict(sent):
+            assert isinstance(answer, NoFace) or answer.worst.label == "Real"
+    answers = (calibrated[0].parent / "answers" / "JPEG-quality-50.csv").read_text()
+    assert answers.count("real-") == 4
+    assert "fake-" not in answers
 
 
 def test_only_validation_photos_are_looked_at(calibrated: tuple[Path, str], photos: Path) -> None:

@@ -112,6 +112,25 @@ def test_a_share_is_from_0_to_1(train: Train, tmp_path: Path, option: str, value
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("option", ["train-size", "first-size"])
 @pytest.mark.parametrize("value", ["0", "-32"])
-def test_a_size_to_train_at_is_above_0(train: Train, tmp_path: Path, value: str) -> None:
-    assert f"--train-size is {value}" in sentence(train(tmp_path, "--train-size", value))
+def test_a_size_to_train_at_is_above_0(
+    train: Train, tmp_path: Path, option: str, value: str
+) -> None:
+    assert f"--{option} is {value}" in sentence(train(tmp_path, f"--{option}", value))
+
+
+def test_the_first_epoch_is_as_small_as_it_is_told_to_be(train: Train, tmp_path: Path) -> None:
+    """The last one is as large as all others are without the option."""
+    runs = {"large": (), "small": ("--train-size", 32), "grown": ("--first-size", 32)}
+    losses = {}
+    for name, options in runs.items():
+        assert train(tmp_path / name, "--epochs", 2, *options)[0] == 0
+        losses[name] = [row["train_loss"] for row in epochs(tmp_path / name)]
+    assert losses["grown"][0] == losses["small"][0] != losses["large"][0]
+    assert losses["grown"][1] not in (losses["small"][1], losses["large"][1])
+
+
+def test_a_kind_of_forgery_can_be_chosen(train: Train, tmp_path: Path) -> None:
+    assert train(tmp_path, "--epochs", 1, "--forgeries", "up-sampling", "--forged", 1)[0] == 0
+    assert load(tmp_path / "saved_model.pth").training["options"]["forgeries"] == ["up-sampling"]

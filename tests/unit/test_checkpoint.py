@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from deepfake.checkpoint import Checkpoint, OperatingPoint, load, save, sha256, verify
+from deepfake.checkpoint import (
+    DEFAULT_POINT,
+    Checkpoint,
+    OperatingPoint,
+    load,
+    save,
+    sha256,
+    verify,
+)
 from deepfake.errors import CheckpointError
 from deepfake.model import DeepfakeDetector
 from tests.conftest import TINY
@@ -123,6 +131,7 @@ def test_an_uncalibrated_checkpoint_has_only_the_bare_threshold(
     loaded = load(tmp_path / "a.pth")
     assert loaded.uncertain is None
     assert loaded.point("balanced") == OperatingPoint(0.625, None, None)
+    assert loaded.point(DEFAULT_POINT) == loaded.point("balanced")
     with pytest.raises(CheckpointError, match="no operating point 'fpr1', only balanced"):
         loaded.point("fpr1")
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from deepfake.faces import Face, crop_square
 from training.data import Sample, read_image
-from training.forgeries import Forger, Points, _similarity, part_swap, self_blend
+from training.forgeries import Forger, Points, _similarity, part_swap, self_blend, up_sampled
 
 Portrait = tuple[Image.Image, Points]
 
@@ -92,11 +92,27 @@ def test_a_self_blend_is_the_same_face_with_a_seam(portraits: list[Portrait]) ->
         assert np.corrcoef(a, b)[0, 1] > 0.8
 
 
+def test_an_up_sampling_leaves_a_pattern_of_two_or_four_pixels(portraits: list[Portrait]) -> None:
+    """What was changed repeats every other or every fourth pixel; the picture stays as it is."""
+    for seed, (crop, points) in enumerate(portraits):
+        made = up_sampled(crop, points, random(seed))
+        assert made.size == crop.size
+        before, after = (np.asarray(i.convert("L")).astype(float) for i in (crop, made))
+        assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.99
+        side = min(crop.size) // 4 * 4
+        strength = np.abs(np.fft.fft2((after - before)[:side, :side]))
+        strength[0, 0] = 0
+        quarter = side // 4
+        peak = strength[::quarter, ::quarter].max()  # of periods of two and four pixels
+        assert peak > 5 * np.median(strength)
+
+
 def test_the_same_generator_gives_the_same_forgery(portraits: list[Portrait]) -> None:
     (crop, points), (donor, donor_points) = portraits[:2]
     swaps = [part_swap(crop, points, donor, donor_points, random(s)).tobytes() for s in (1, 1, 2)]
     blends = [self_blend(crop, points, random(s)).tobytes() for s in (1, 1, 2)]
-    for first, again, other in (swaps, blends):
+    patterns = [up_sampled(crop, points, random(seed)).tobytes() for seed in (1, 1, 2)]
+    for first, again, other in (swaps, blends, patterns):
         assert first == again
         assert first != other
 
@@ -116,6 +132,7 @@ def test_odd_landmarks_still_give_a_picture(portraits: list[Portrait], points: P
         assert part_swap(crop, points, donor, donor_points, random(seed)).size == (100, 100)
         assert part_swap(donor, donor_points, crop, points, random(seed)).size == donor.size
         assert self_blend(crop, points, random(seed)).size == (100, 100)
+        assert up_sampled(crop, points, random(seed)).size == (100, 100)
 
 
 @pytest.fixture
@@ -142,6 +159,20 @@ def test_only_reals_with_landmarks_are_forged(samples: list[Sample]) -> None:
         assert made.size in sizes
     assert forger.make("b", random(0)) is None
     assert forger.make("unknown", random(0)) is None
+
+
+def test_only_the_chosen_kinds_are_made(samples: list[Sample]) -> None:
+    """The pattern alone leaves a face nearly as it was; swaps and blends do not."""
+    faces = [np.asarray(read_image(s.path)).astype(float) for s in samples[:2]]
+
+    def distance(made: Image.Image | None) -> float:
+        assert made is not None
+        pixels = np.asarray(made).astype(float)
+        return min(np.abs(pixels - face).mean() for face in faces if face.shape == pixels.shape)
+
+    pattern = [distance(Forger(samples, ["up-sampling"]).make("a", random(s))) for s in range(8)]
+    blends = [distance(Forger(samples, ["self-blend"]).make("a", random(s))) for s in range(8)]
+    assert 0 < np.mean(pattern) < np.mean(blends)
 
 
 def test_a_source_with_one_face_can_be_forged_too(samples: list[Sample]) -> None:

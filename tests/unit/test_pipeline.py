@@ -231,8 +231,15 @@ def test_the_operating_point_sets_threshold_and_false_positive_rate(
     validate(balanced, "Verdict", without="model")
 
 
-def test_balanced_is_the_operating_point_unless_another_is_named(calibrated: Checkpoint) -> None:
+def test_the_point_that_spares_edited_photos_is_used_unless_another_is_named(
+    calibrated: Checkpoint,
+) -> None:
+    """Where calibration has not set it, the balanced one."""
     assert Pipeline(calibrated, runtime="torch").point == calibrated.operating_points["balanced"]
+    spares = OperatingPoint(0.8, 0.03, 0.75)
+    points = {**calibrated.operating_points, "fpr5-edited": spares}
+    pipeline = Pipeline(replace(calibrated, operating_points=points), runtime="torch")
+    assert pipeline.point == spares
 
 
 def test_an_unknown_operating_point_is_refused_with_those_there_are(

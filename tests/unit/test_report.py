@@ -138,12 +138,20 @@ def test_one_class_among_the_answers_is_refused(
 def test_operating_points_stand_beside_what_they_promised(text: str) -> None:
     """Source a: of four reals one lies above 0.5, none above 0.85; the fakes are in two sources."""
     (balanced,), (fpr5,) = cells(text, "balanced"), cells(text, "fpr5")
-    assert [cell.split(" ")[0] for cell in balanced[1:]] == [
+    assert [cell.split(" ")[0] for cell in balanced[1:6]] == [
         "0.5000", "0.250", "0.250", "0.500", f"{(1 / 3 + 1 / 2) / 2:.3f}",
     ]  # fmt: skip
-    assert [cell.split(" ")[0] for cell in fpr5[1:]] == [
+    assert [cell.split(" ")[0] for cell in fpr5[1:6]] == [
         "0.8500", "0.050", "0.000", "0.125", f"{(1 / 3 + 0) / 2:.3f}",
     ]  # fmt: skip
+
+
+def test_scores_at_each_operating_point_stand_under_their_headings(text: str) -> None:
+    """Source a, the only one with both classes: above 0.85 lies one fake of three, no real."""
+    assert cells(text, "operating point")[0][-3:] == ["accuracy", "precision", "F1"]
+    (balanced,), (fpr5,) = cells(text, "balanced"), cells(text, "fpr5")
+    assert [cell.split(" ")[0] for cell in balanced[-3:]] == [f"{4 / 7:.3f}", "0.500", "0.400"]
+    assert [cell.split(" ")[0] for cell in fpr5[-3:]] == [f"{5 / 7:.3f}", "1.000", "0.500"]
 
 
 def test_what_the_uncertain_band_spares_is_counted(text: str) -> None:

@@ -60,9 +60,9 @@ def test_a_screenshot_shows_the_photo_larger_and_framed(
 def test_a_file_that_gives_no_picture_is_passed_on_as_its_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
     sample = Sample(tmp_path / "a.jpg", "a.jpg", 0)
-    assert isinstance(treated(sample, TREATMENTS["blur 1 px"]), BrokenImage)
+    assert isinstance(treated(sample, "blur 1 px"), BrokenImage)
     missing = Sample(tmp_path / "b.jpg", "b.jpg", 0)
-    assert isinstance(treated(missing, TREATMENTS["blur 1 px"]), DataError)
+    assert isinstance(treated(missing, "blur 1 px"), DataError)
 
 
 def answer(source: str, label: int, p_fake: float | None) -> Result:
@@ -102,6 +102,7 @@ def test_the_table_has_a_row_for_each_treatment(results: list[Result]) -> None:
             "checkpoint": "ab" * 32,
             "runtime": "some runtime",
             "split": "test",
+            "point": "balanced",
             "threshold": 0.5,
             "treatments": rows,
         }

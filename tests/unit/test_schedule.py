@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from training.trainer import lr_factor
+from training.trainer import lr_factor, side
 
 
 def test_it_warms_up_in_equal_steps_and_reaches_the_full_rate() -> None:
@@ -33,3 +33,17 @@ def test_it_stays_between_nothing_and_the_full_rate(warmup: float) -> None:
 
 def test_without_warmup_it_starts_in_full() -> None:
     assert lr_factor(0, 0, 50) == 1
+
+
+def test_crops_grow_from_the_first_epoch_to_the_last() -> None:
+    sides = [side(epoch, 8, 128, 192) for epoch in range(1, 9)]
+    assert sides[0] == 128
+    assert sides[-1] == 192
+    assert sides == sorted(sides)
+    assert set(sides) == {128, 144, 160, 176, 192}
+
+
+def test_crops_keep_the_side_that_was_asked_for() -> None:
+    assert [side(epoch, 3, 150, 150) for epoch in range(1, 4)] == [150] * 3
+    assert side(1, 1, 128, 150) == 150  # a single epoch is the last one
+    assert side(2, 2, 128, 150) == 150

@@ -12,12 +12,16 @@ from training.report import Result
 from training.studies import (
     ABLATIONS,
     BASE,
+    RECIPES,
+    WIDE,
     ablation_row,
     arms_of,
     leave_one_out_row,
     markdown,
     shareable,
 )
+
+CROPS = Path("crops")
 
 
 def answers(p_fakes: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]) -> list[Result]:
@@ -31,18 +35,18 @@ def answers(p_fakes: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]) -> 
 
 
 def test_every_source_is_left_out_once_for_each_recipe() -> None:
-    arms = arms_of("leave-one-out", ["a", "b"], ["plain", "+ forgeries"])
+    arms = arms_of("leave-one-out", ["a", "b"], ["plain", "+ part swaps"], CROPS)
     assert [(arm.name, arm.left_out) for arm in arms] == [
         ("plain", "a"),
         ("plain", "b"),
-        ("+ forgeries", "a"),
-        ("+ forgeries", "b"),
+        ("+ part swaps", "a"),
+        ("+ part swaps", "b"),
     ]
     assert len({arm.folder for arm in arms}) == 4
 
 
 def test_an_ablation_changes_one_part_at_a_time() -> None:
-    arms = arms_of("ablation", ["a", "b"], [])
+    arms = arms_of("ablation", ["a", "b"], [], CROPS)
     assert [arm.name for arm in arms] == list(ABLATIONS)
     assert {arm.left_out for arm in arms} == {""}
     assert len({arm.folder for arm in arms}) == len(arms)
@@ -51,7 +55,17 @@ def test_an_ablation_changes_one_part_at_a_time() -> None:
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
     with pytest.raises(DataError, match="without CBAM"):
-        arms_of("ablation", ["a"], ["nonsense"])
+        arms_of("ablation", ["a"], ["nonsense"], CROPS)
+
+
+def test_a_larger_margin_is_tried_on_crops_that_have_it() -> None:
+    arms = arms_of("leave-one-out", ["a"], [], CROPS, Path("wide"))
+    assert {arm.name: arm.crops for arm in arms} == {
+        name: Path("wide") if name == WIDE else CROPS for name in RECIPES
+    }
+    assert WIDE not in {arm.name for arm in arms_of("leave-one-out", ["a"], [], CROPS)}
+    with pytest.raises(DataError, match="needs --wide"):
+        arms_of("leave-one-out", ["a"], [WIDE], CROPS)
 
 
 def test_what_a_part_is_worth_is_counted_on_the_same_photos() -> None:
