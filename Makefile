@@ -103,6 +103,11 @@ evaluate: .venv/ready
 robustness: .venv/ready
 	$(BIN)/python -m training.robustness --data $(DATA) $(ARGS)
 
+## failures: pictures of what saved_model.pth gets wrong, of the photos in tests/fixtures
+.PHONY: failures
+failures: .venv/ready
+	$(BIN)/python -m training.failures $(ARGS)
+
 ## audit: look for shortcuts in DATA: duplicates across splits, telling file sizes and colours
 .PHONY: audit
 audit: .venv/ready

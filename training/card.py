@@ -1,7 +1,8 @@
 """Fill the tables of MODEL_CARD.md from what the measuring commands wrote.
 
 Between `<!-- begin NAME -->` and `<!-- end NAME -->` the card holds what was measured, and
-nothing there is typed by hand: facts (of the checkpoint), evaluation, robustness, studies, audit.
+nothing there is typed by hand: facts (of the checkpoint), evaluation, robustness, failures,
+studies, audit.
 The figures are kept in docs/evaluation/ as JSON: new ones are taken over from runs/ when they are
 of the checkpoint at hand, and older ones stay only when they are too.
 """
@@ -17,16 +18,16 @@ from typing import Any
 
 from deepfake.checkpoint import Checkpoint, load
 from deepfake.errors import DataError
-from training import report, robustness, studies
+from training import failures, report, robustness, studies
 from training.cli import parser, run
 
 RESULTS = {
     "evaluation": Path("evaluation/evaluation.json"),
     "robustness": Path("robustness/robustness.json"),
+    "failures": Path("failures/failures.json"),
     "studies": Path("studies/studies.json"),
     "audit": Path("audit.json"),
 }
-PICTURE = Path("evaluation/evaluation.png")
 
 
 def take_over(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
@@ -46,8 +47,9 @@ def take_over(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
             if checkpoint_of(result) in (None, sha256):
                 found[name] = result
                 (kept / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-                if name == "evaluation" and (runs / PICTURE).is_file() and path == runs / place:
-                    shutil.copy(runs / PICTURE, kept / PICTURE.name)
+                picture = path.with_suffix(".png")
+                if picture.is_file() and picture.parent != kept:
+                    shutil.copy(picture, kept)
                 break
     if "evaluation" not in found:
         raise DataError(f"{runs} has no evaluation of {sha256[:12]}; run `make evaluate` first.")
@@ -100,6 +102,7 @@ def audit_table(result: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "evaluation": report.markdown,
     "robustness": robustness.markdown,
+    "failures": failures.markdown,
     "studies": studies.markdown,
     "audit": audit_table,
 }

@@ -15,7 +15,7 @@ from deepfake.checkpoint import load
 from tests.conftest import FAKES, ROOT, TINY
 from tests.documents import Block, blocks_for
 
-FOLDERS = ("src", "training", "docs", "handler")
+FOLDERS = ("src", "training", "docs", "handler", "tests/fixtures")
 FILES = ("Makefile", "MODEL_CARD.md", "pyproject.toml", "constraints.txt", "saved_model.pth")
 # What is added with ARGS, for want of time and of photos.
 OPTIONS = {
