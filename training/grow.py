@@ -7,13 +7,13 @@ small one did and training goes on from there (after Chen et al., "Net2Net: Acce
 via Knowledge Transfer", ICLR 2016).
 
 Within a family the answers stay the same: B0 grows into B4, Lite0 into Lite2. A Lite network can
-become a B network too, but loses the limit of its ReLU6 and gains squeeze-and-excitation, so it
-answers differently until it has been trained again; do that while it is small:
+become a B network too, but loses the limit of its ReLU6 and gains squeeze-and-excitation, so that
+its normalisation layers no longer fit; training estimates them anew, from its first steps on. timm
+pads the strided layers of its tf_ networks on another side than those of the others, so stay among
+the former:
 
-    python -m training.grow --init lite2.pth --backbone efficientnet_b2 --out b2-start.pth
-    python -m training.train --init b2-start.pth --backbone efficientnet_b2 --out runs/b2
-    python -m training.grow --init runs/b2/saved_model.pth --out b4-start.pth
-    python -m training.train --init b4-start.pth --out runs/b4
+    python -m training.grow --init lite2.pth --backbone tf_efficientnet_b4 --out b4-start.pth
+    python -m training.train --init b4-start.pth --backbone tf_efficientnet_b4 --out runs/b4
 """
 
 from __future__ import annotations
