@@ -1,8 +1,8 @@
 """Fill the tables of MODEL_CARD.md from what the measuring commands wrote.
 
 Between `<!-- begin NAME -->` and `<!-- end NAME -->` the card holds what was measured, and
-nothing there is typed by hand: facts (of the checkpoint), evaluation, robustness, failures,
-studies, audit.
+nothing there is typed by hand: facts (of the checkpoint), evaluation, beside (a second checkpoint
+next to it), robustness, failures, studies, audit.
 The figures are kept in docs/evaluation/ as JSON: new ones are taken over from runs/ when they are
 of the checkpoint at hand, and older ones stay only when they are too.
 """
@@ -28,6 +28,7 @@ RESULTS = {
     "studies": Path("studies/studies.json"),
     "audit": Path("audit.json"),
 }
+BESIDE = "evaluation-beside"  # the name of the second checkpoint's evaluation in either folder
 
 
 def take_over(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
@@ -56,6 +57,20 @@ def take_over(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
     return found
 
 
+def take_over_beside(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
+    """The same for the evaluation of a second checkpoint."""
+    for path in (runs / BESIDE / "evaluation.json", kept / f"{BESIDE}.json"):
+        if path.is_file():
+            result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if checkpoint_of(result) == sha256:
+                (kept / f"{BESIDE}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+                return result
+    raise DataError(
+        f"There is no evaluation of {sha256[:12]}; run `python -m training.evaluate --checkpoint "
+        f"... --out {runs / BESIDE}` first."
+    )
+
+
 def checkpoint_of(result: dict[str, Any]) -> str | None:
     """SHA-256 of the checkpoint that a result is of, None if it is of none."""
     found: str | None = result.get("checkpoint") or result.get("run", {}).get("checkpoint")
@@ -82,6 +97,46 @@ def facts(checkpoint: Checkpoint, path: Path) -> str:
         ),
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]) + "\n"
+
+
+def beside(
+    first: Checkpoint,
+    second: Checkpoint,
+    first_path: Path,
+    second_path: Path,
+    measured: tuple[dict[str, Any], dict[str, Any]],
+) -> str:
+    """Two checkpoints, a column each: what they are and how they did on the same photos.
+
+    Args:
+        measured: the evaluations of both, in order.
+    """
+    pairs = ((first, first_path), (second, second_path))
+    rows: dict[str, list[str]] = {
+        "": [f"`{path.name}`" for _, path in pairs],
+        "SHA-256": [f"`{checkpoint.sha256[:12]}`" for checkpoint, _ in pairs],
+        "backbone": [f"`{checkpoint.model.backbone_name}`" for checkpoint, _ in pairs],
+        "parameters": [
+            f"{sum(p.numel() for p in checkpoint.model.parameters()) / 1e6:.1f} million"
+            for checkpoint, _ in pairs
+        ],
+        "file": [f"{path.stat().st_size / 1e6:.1f} MB" for _, path in pairs],
+    }
+    for key, heading in report.HEADINGS.items():
+        means = [m["mean_over_sources"] for m in measured]
+        rows[f"mean {heading}"] = [
+            report.cell(mean["scores"][key], mean["intervals"][key]) for mean in means
+        ]
+    for source in measured[0]["sources"]:
+        tables = [m["sources"][source] for m in measured]
+        rows[f"ROC-AUC {source}"] = [
+            report.cell(table["scores"]["roc_auc"], table["intervals"]["roc_auc"])
+            for table in tables
+        ]
+    lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    lines.insert(1, "|---|---|---|")
+    run = measured[0]["run"]
+    return "\n".join([f"Split `{run['split']}`, threshold {run['threshold']}.", "", *lines]) + "\n"
 
 
 def audit_table(result: dict[str, Any]) -> str:
@@ -123,6 +178,7 @@ def filled(card: str, blocks: dict[str, str]) -> str:
 def main() -> int:
     args = parser(__doc__)
     args.add_argument("--checkpoint", type=Path, default=Path("saved_model.pth"))
+    args.add_argument("--beside", type=Path, help="a second checkpoint to set beside it")
     args.add_argument("--runs", type=Path, default=Path("runs"), help="where results are made")
     args.add_argument("--kept", type=Path, default=Path("docs/evaluation"), help="where they stay")
     args.add_argument("--card", type=Path, default=Path("MODEL_CARD.md"))
@@ -132,6 +188,10 @@ def main() -> int:
     blocks = {name: "Not measured for this checkpoint." for name in TABLES}
     blocks |= {name: TABLES[name](result) for name, result in found.items()}
     blocks["facts"] = facts(checkpoint, opt.checkpoint)
+    if opt.beside:
+        second = load(opt.beside)
+        measured = (found["evaluation"], take_over_beside(opt.runs, opt.kept, second.sha256))
+        blocks["beside"] = beside(checkpoint, second, opt.checkpoint, opt.beside, measured)
     opt.card.write_text(filled(opt.card.read_text(encoding="utf-8"), blocks), encoding="utf-8")
     print(f"{opt.card}: {', '.join(blocks)}")
     return 0

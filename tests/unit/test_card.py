@@ -6,12 +6,22 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deepfake.checkpoint import Checkpoint, load, save
 from deepfake.errors import DataError
-from training.card import TABLES, audit_table, facts, filled, take_over
+from training.card import (
+    TABLES,
+    audit_table,
+    beside,
+    facts,
+    filled,
+    take_over,
+    take_over_beside,
+)
+from training.report import HEADINGS
 
 SHA = "ab" * 32
 
@@ -78,6 +88,42 @@ def test_facts_are_those_of_the_checkpoint(
         assert part in text
 
 
+def evaluation(roc_auc: float) -> dict[str, Any]:
+    scores = {
+        "scores": dict.fromkeys(HEADINGS, roc_auc),
+        "intervals": dict.fromkeys(HEADINGS, (roc_auc - 0.1, roc_auc + 0.1)),
+    }
+    run = {"split": "test", "threshold": 0.5}
+    return {"run": run, "mean_over_sources": scores, "sources": {"a": scores}}
+
+
+def test_two_checkpoints_stand_side_by_side(
+    make_checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    paths = [tmp_path / "first.pth", tmp_path / "second.pth"]
+    for path in paths:
+        save(path, make_checkpoint(training={"of": path.stem}))
+    first, second = (load(path) for path in paths)
+    measured = (evaluation(0.75), evaluation(0.5))
+    text = beside(first, second, paths[0], paths[1], measured)
+    assert "|  | `first.pth` | `second.pth` |" in text
+    assert f"| `{first.sha256[:12]}` | `{second.sha256[:12]}` |" in text
+    both = "| 0.750 (0.650-0.850) | 0.500 (0.400-0.600) |"
+    assert f"| mean ROC-AUC {both}" in text
+    assert f"| ROC-AUC a {both}" in text
+    assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_the_second_checkpoint_needs_an_evaluation_of_its_own(runs: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    put(runs / "evaluation-beside" / "evaluation.json", {"run": {"checkpoint": SHA}})
+    with pytest.raises(DataError, match=r"training\.evaluate"):
+        take_over_beside(runs, kept, "cd" * 32)
+    found = take_over_beside(runs, kept, SHA)
+    assert take_over_beside(tmp_path / "nothing", kept, SHA) == found
+
+
 def test_the_audits_table_names_the_best_single_trait() -> None:
     text = audit_table(
         {
@@ -102,6 +148,13 @@ def test_the_committed_card_is_as_the_committed_results_make_it() -> None:
         if path.is_file():
             blocks[name] = table(json.loads(path.read_text(encoding="utf-8")))
     blocks["facts"] = facts(checkpoint, root / "saved_model.pth")
+    if (root / "saved_model_b4.pth").is_file():
+        paths = (root / "saved_model.pth", root / "saved_model_b4.pth")
+        results = [root / "docs/evaluation" / f"evaluation{n}.json" for n in ("", "-beside")]
+        first, second = (json.loads(path.read_text(encoding="utf-8")) for path in results)
+        other = load(paths[1])
+        assert second["run"]["checkpoint"] == other.sha256
+        blocks["beside"] = beside(checkpoint, other, *paths, (first, second))
     assert filled(card, blocks) == card
     evaluation = json.loads((root / "docs/evaluation/evaluation.json").read_text(encoding="utf-8"))
     assert evaluation["run"]["checkpoint"] == checkpoint.sha256
