@@ -21,10 +21,12 @@ CARD = ROOT / "MODEL_CARD.md"
 FILES = {
     "openapi.yaml": ROOT / "docs" / "openapi.yaml",
     "evaluation.png": ROOT / "docs" / "evaluation" / "evaluation.png",
+    "failures.png": ROOT / "docs" / "evaluation" / "failures.png",
 }
 # Where the documents' links to other files of the project lead on the page; others lead nowhere.
 PLACES = {
     "docs/evaluation/evaluation.png": "/docs/evaluation.png",
+    "docs/evaluation/failures.png": "/docs/failures.png",
     "docs/openapi.yaml": "/docs/api",
     "MODEL_CARD.md": "/docs/model-card",
 }

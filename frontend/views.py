@@ -108,7 +108,7 @@ def api() -> str:
     return render_template("api.html", api=documents.api())
 
 
-@blueprint.get("/docs/<any('openapi.yaml', 'evaluation.png'):name>")
+@blueprint.get("/docs/<any('openapi.yaml', 'evaluation.png', 'failures.png'):name>")
 def document(name: str) -> ResponseReturnValue:
     """A file that the other pages of /docs refer to."""
     path: Path = documents.FILES[name]

@@ -219,7 +219,7 @@ def test_the_frontend_image_shows_the_page(image: Callable[[str], Path]) -> None
         folder,
         "import frontend.app; c = frontend.app.create_app().test_client(); "
         "urls = ('/', '/static/style.css', '/docs/api', '/docs/model-card', "
-        "'/docs/openapi.yaml', '/docs/evaluation.png'); "
+        "'/docs/openapi.yaml', '/docs/evaluation.png', '/docs/failures.png'); "
         "answers = [c.get(u, buffered=True) for u in urls]; "
         "assert b'not installed' not in answers[3].data; "
         "print(frontend.app.__file__, *(a.status_code for a in answers)); "
@@ -227,4 +227,4 @@ def test_the_frontend_image_shows_the_page(image: Callable[[str], Path]) -> None
     )
     file, *statuses = out.split()
     assert Path(file).is_relative_to(folder)
-    assert statuses == ["200"] * 6
+    assert statuses == ["200"] * 7
