@@ -86,7 +86,7 @@ WORKDIR /app
 COPY frontend frontend
 COPY MODEL_CARD.md ./
 COPY docs/openapi.yaml docs/
-COPY docs/evaluation/*.png docs/evaluation/
+COPY docs/evaluation/evaluation.png docs/evaluation/failures.png docs/evaluation/
 # The volume of the API keys gets its owner from here.
 RUN install --directory --owner 10001 --group 10001 --mode 0700 /keys
 # By which names it is asked for is the proxy's business, until DEEPFAKE_HOSTS says otherwise.
