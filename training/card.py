@@ -113,7 +113,7 @@ def beside(
     """
     pairs = ((first, first_path), (second, second_path))
     rows: dict[str, list[str]] = {
-        "": [f"`{path.name}`" for _, path in pairs],
+        "checkpoint": [f"`{path.name}`" for _, path in pairs],
         "SHA-256": [f"`{checkpoint.sha256[:12]}`" for checkpoint, _ in pairs],
         "backbone": [f"`{checkpoint.model.backbone_name}`" for checkpoint, _ in pairs],
         "parameters": [

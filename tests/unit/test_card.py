@@ -106,7 +106,7 @@ def test_two_checkpoints_stand_side_by_side(
     first, second = (load(path) for path in paths)
     measured = (evaluation(0.75), evaluation(0.5))
     text = beside(first, second, paths[0], paths[1], measured)
-    assert "|  | `first.pth` | `second.pth` |" in text
+    assert "| checkpoint | `first.pth` | `second.pth` |" in text
     assert f"| `{first.sha256[:12]}` | `{second.sha256[:12]}` |" in text
     both = "| 0.750 (0.650-0.850) | 0.500 (0.400-0.600) |"
     assert f"| mean ROC-AUC {both}" in text
