@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,37 +38,54 @@ def take_over(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
         DataError: the evaluation is missing, or of another checkpoint.
     """
     kept.mkdir(parents=True, exist_ok=True)
-    found = {}
+    found: dict[str, Any] = {}
     for name, place in RESULTS.items():
-        for path in (runs / place, kept / f"{name}.json"):
-            if not path.is_file():
-                continue
-            result = json.loads(path.read_text(encoding="utf-8"))
-            # Audit and studies are of the data and of other checkpoints than this one.
-            if checkpoint_of(result) in (None, sha256):
-                found[name] = result
-                (kept / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-                picture = path.with_suffix(".png")
-                if picture.is_file() and picture.parent != kept:
-                    shutil.copy(picture, kept)
-                break
+        # Audit and studies are of the data and of other checkpoints than this one.
+        newest = _newest((runs / place, kept / f"{name}.json"), (None, sha256))
+        if newest is None:
+            continue
+        path, found[name] = newest
+        (kept / f"{name}.json").write_text(json.dumps(found[name], indent=1), encoding="utf-8")
+        picture = path.with_suffix(".png")
+        if picture.is_file() and picture.parent != kept:
+            shutil.copy(picture, kept)
     if "evaluation" not in found:
         raise DataError(f"{runs} has no evaluation of {sha256[:12]}; run `make evaluate` first.")
     return found
 
 
-def take_over_beside(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
-    """The same for the evaluation of a second checkpoint."""
-    for path in (runs / BESIDE / "evaluation.json", kept / f"{BESIDE}.json"):
+def take_over_beside(
+    runs: Path, kept: Path, sha256: str, first: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The same for the evaluation of a second checkpoint, to be compared with the ``first``.
+
+    Returns:
+        None where there is none, or one of other photos than the first.
+    """
+    places = (runs / BESIDE / "evaluation.json", kept / f"{BESIDE}.json")
+    newest = _newest(places, (sha256,))
+    if newest is None or _photos(newest[1]) != _photos(first):
+        return None
+    places[1].write_text(json.dumps(newest[1], indent=1), encoding="utf-8")
+    return newest[1]
+
+
+def _newest(
+    places: Sequence[Path], accepted: Sequence[str | None]
+) -> tuple[Path, dict[str, Any]] | None:
+    """The first result there is that is of an accepted checkpoint."""
+    for path in places:
         if path.is_file():
-            result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if checkpoint_of(result) == sha256:
-                (kept / f"{BESIDE}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-                return result
-    raise DataError(
-        f"There is no evaluation of {sha256[:12]}; run `python -m training.evaluate --checkpoint "
-        f"... --out {runs / BESIDE}` first."
-    )
+            result = json.loads(path.read_text(encoding="utf-8"))
+            if checkpoint_of(result) in accepted:
+                return path, result
+    return None
+
+
+def _photos(evaluation: dict[str, Any]) -> Any:
+    """What tells the photos of one evaluation from those of another: split, sources, counts."""
+    sources = {s: (t["real"], t["fake"]) for s, t in evaluation["sources"].items()}
+    return evaluation["run"]["split"], sources
 
 
 def checkpoint_of(result: dict[str, Any]) -> str | None:
@@ -80,12 +97,10 @@ def checkpoint_of(result: dict[str, Any]) -> str | None:
 def facts(checkpoint: Checkpoint, path: Path) -> str:
     """What the checkpoint is, and the options that it was trained with."""
     model, options = checkpoint.model, checkpoint.training.get("options", {})
-    size = path.stat().st_size / 1e6
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
     rows = {
-        "file": f"`{path.name}`, {size:.1f} MB",
+        "file": f"`{path.name}`, {_megabytes(path)}",
         "SHA-256": f"`{checkpoint.sha256}`",
-        "backbone": f"`{model.backbone_name}`, {parameters:.1f} million parameters with the head",
+        "backbone": f"`{model.backbone_name}`, {_parameters(checkpoint)} parameters with the head",
         "input": f"{model.image_size} x {model.image_size}, crop margin {checkpoint.crop_margin}",
         "temperature": f"{checkpoint.temperature:.3f}",
         "trained on": f"{checkpoint.training.get('train_images', '?')} crops, best epoch "
@@ -97,6 +112,14 @@ def facts(checkpoint: Checkpoint, path: Path) -> str:
         ),
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]) + "\n"
+
+
+def _parameters(checkpoint: Checkpoint) -> str:
+    return f"{sum(p.numel() for p in checkpoint.model.parameters()) / 1e6:.1f} million"
+
+
+def _megabytes(path: Path) -> str:
+    return f"{path.stat().st_size / 1e6:.1f} MB"
 
 
 def beside(
@@ -116,11 +139,8 @@ def beside(
         "checkpoint": [f"`{path.name}`" for _, path in pairs],
         "SHA-256": [f"`{checkpoint.sha256[:12]}`" for checkpoint, _ in pairs],
         "backbone": [f"`{checkpoint.model.backbone_name}`" for checkpoint, _ in pairs],
-        "parameters": [
-            f"{sum(p.numel() for p in checkpoint.model.parameters()) / 1e6:.1f} million"
-            for checkpoint, _ in pairs
-        ],
-        "file": [f"{path.stat().st_size / 1e6:.1f} MB" for _, path in pairs],
+        "parameters": [_parameters(checkpoint) for checkpoint, _ in pairs],
+        "file": [_megabytes(path) for _, path in pairs],
     }
     for key, heading in report.HEADINGS.items():
         means = [m["mean_over_sources"] for m in measured]
@@ -188,10 +208,12 @@ def main() -> int:
     blocks = {name: "Not measured for this checkpoint." for name in TABLES}
     blocks |= {name: TABLES[name](result) for name, result in found.items()}
     blocks["facts"] = facts(checkpoint, opt.checkpoint)
+    blocks["beside"] = "Not measured on these photos."
     if opt.beside:
-        second = load(opt.beside)
-        measured = (found["evaluation"], take_over_beside(opt.runs, opt.kept, second.sha256))
-        blocks["beside"] = beside(checkpoint, second, opt.checkpoint, opt.beside, measured)
+        first, second = found["evaluation"], load(opt.beside)
+        if other := take_over_beside(opt.runs, opt.kept, second.sha256, first):
+            pair = (opt.checkpoint, opt.beside)
+            blocks["beside"] = beside(checkpoint, second, *pair, (first, other))
     opt.card.write_text(filled(opt.card.read_text(encoding="utf-8"), blocks), encoding="utf-8")
     print(f"{opt.card}: {', '.join(blocks)}")
     return 0

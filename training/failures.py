@@ -18,14 +18,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from deepfake.errors import DataError
 from deepfake.faces import crop_square
 from deepfake.images import decode
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from training.cli import check_numbers, keep_memory, parser, run
 from training.data import LABELS, Sample, read_samples
-from training.forgeries import part_swap, self_blend, up_sampled
+from training.forgeries import Points, part_swap, self_blend, up_sampled
 from training.report import to_json
 from training.robustness import TREATMENTS
 
@@ -94,7 +93,9 @@ def cases(pipeline: Pipeline, samples: list[Sample], seed: int) -> Iterator[Case
             yield Case(s.path.name, name, 1, whole)
 
 
-def _face(pipeline: Pipeline, image: Image.Image) -> Any:
+def _face(
+    pipeline: Pipeline, image: Image.Image
+) -> tuple[tuple[int, int], Image.Image, Points] | None:
     """Corner, square crop and landmarks in it, of the largest face; None without one."""
     found = pipeline.detector(image)
     if not found:
@@ -209,11 +210,7 @@ def main() -> int:
     keep_memory()
     pipeline = Pipeline.from_file(opt.checkpoint)
     samples = read_samples(opt.data)
-    try:
-        every = list(cases(pipeline, samples, opt.seed))
-    except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}") from error
-    answers = judged(pipeline, every)
+    answers = judged(pipeline, list(cases(pipeline, samples, opt.seed)))
     shown = worst(answers, opt.most)
     report = {
         "checkpoint": pipeline.checkpoint.sha256,

@@ -90,6 +90,8 @@ def test_facts_are_those_of_the_checkpoint(
 
 def evaluation(roc_auc: float) -> dict[str, Any]:
     scores = {
+        "real": 4,
+        "fake": 3,
         "scores": dict.fromkeys(HEADINGS, roc_auc),
         "intervals": dict.fromkeys(HEADINGS, (roc_auc - 0.1, roc_auc + 0.1)),
     }
@@ -114,14 +116,19 @@ def test_two_checkpoints_stand_side_by_side(
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
-def test_the_second_checkpoint_needs_an_evaluation_of_its_own(runs: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
+def test_only_evaluations_of_the_same_photos_are_set_side_by_side(
+    runs: Path, tmp_path: Path
+) -> None:
+    kept, first, second = tmp_path / "kept", evaluation(0.75), evaluation(0.5)
     kept.mkdir()
-    put(runs / "evaluation-beside" / "evaluation.json", {"run": {"checkpoint": SHA}})
-    with pytest.raises(DataError, match=r"training\.evaluate"):
-        take_over_beside(runs, kept, "cd" * 32)
-    found = take_over_beside(runs, kept, SHA)
-    assert take_over_beside(tmp_path / "nothing", kept, SHA) == found
+    second["run"] = second["run"] | {"checkpoint": SHA}
+    put(runs / "evaluation-beside" / "evaluation.json", second)
+    assert take_over_beside(runs, kept, "cd" * 32, first) is None
+    for changed in ({"sources": {"b": first["sources"]["a"]}}, {"run": {"split": "val"}}):
+        assert take_over_beside(runs, kept, SHA, first | changed) is None
+    assert not list(kept.iterdir())
+    assert take_over_beside(runs, kept, SHA, first) == json.loads(json.dumps(second))
+    assert take_over_beside(tmp_path / "nothing", kept, SHA, first) is not None
 
 
 def test_the_audits_table_names_the_best_single_trait() -> None:
