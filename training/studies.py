@@ -180,6 +180,24 @@ def ablation_row(results: list[Result], base: list[Result], rounds: int) -> dict
     }
 
 
+def step_row(name: str, measured: dict[str, list[Result]], rounds: int) -> dict[str, Any]:
+    """Mean AUC over the sources left out, and what it gained on the recipe before.
+
+    Args:
+        name: of a recipe.
+        measured: by recipe, results of the same photos in the same order, each source's from the
+            run that was not trained on it.
+    """
+    names = list(RECIPES)
+    before = measured.get(names[names.index(name) - 1]) if name != names[0] else None
+    found = ablation_row(measured[name], before or measured[name], rounds)["mean"]
+    row = {"mean": found["roc_auc"]}
+    if before:
+        low, high = found["loss/roc_auc"]["interval"]
+        row["gain"] = {"value": -found["loss/roc_auc"]["value"], "interval": (-high, -low)}
+    return row
+
+
 def markdown(report: dict[str, Any]) -> str:
     """The studies' tables."""
     lines: list[str] = []
@@ -189,16 +207,19 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [
             "ROC-AUC on a source that was left out of training:",
             "",
-            "| recipe | " + " | ".join([*sources, "mean"]) + " |",
-            "|---" * (len(sources) + 2) + "|",
+            "| recipe | " + " | ".join([*sources, "mean", "gained on the recipe before"]) + " |",
+            "|---" * (len(sources) + 3) + "|",
         ]
         for name, row in rows.items():
             cells = [
                 cell(row[s]["roc_auc"], row[s]["interval"]) if s in row else "" for s in sources
             ]
-            whole = len(row) == len(sources)
-            mean = f"{np.mean([r['roc_auc'] for r in row.values()]):.3f}" if whole else ""
-            lines.append("| " + " | ".join([name, *cells, mean]) + " |")
+            step = study.get("steps", {}).get(name, {})
+            cells += [
+                cell(step[key]["value"], step[key]["interval"]) if key in step else ""
+                for key in ("mean", "gain")
+            ]
+            lines.append("| " + " | ".join([name, *cells]) + " |")
         lines += ["", _options(study), ""]
     if study := report.get("ablation"):
         rows = study["rows"]
@@ -261,19 +282,28 @@ def main() -> int:
         )
     folders = [opt.crops, *([opt.wide] if opt.wide else [])]
     validation = {folder: of_split(read_samples(folder), "val") for folder in folders}
+    if len({tuple(s.name for s in samples) for samples in validation.values()}) > 1:
+        raise DataError(f"{opt.crops} and {opt.wide} have not the same validation photos.")
     sources = sorted({s.source for s in validation[opt.crops]})
     arms = arms_of(opt.study, sources, opt.only, opt.crops, opt.wide)
     if opt.study == "ablation":
         arm = Arm(BASE, ABLATIONS[BASE], crops=opt.crops)
         base = measure(train(arm, opt.out, shared), validation[opt.crops])
+    measured: dict[str, list[Result]] = {}
     for number, arm in enumerate(arms, start=1):
         print(f"{arm.name} {arm.left_out} ({number} of {len(arms)})", flush=True)
         checkpoint = train(arm, opt.out, shared)
         rows, val = study["rows"], validation[arm.crops]
         if arm.left_out:
             chosen = [s for s in val if s.source == arm.left_out]
-            row = leave_one_out_row(measure(checkpoint, chosen), opt.rounds)
+            results = measure(checkpoint, chosen)
+            measured.setdefault(arm.name, []).extend(results)
+            row = leave_one_out_row(results, opt.rounds)
             rows.setdefault(arm.name, {})[arm.left_out] = row
+            if arm.left_out == sources[-1]:
+                steps = study.setdefault("steps", {})
+                steps[arm.name] = step_row(arm.name, measured, opt.rounds)
+                study["rows"] = {name: rows[name] for name in RECIPES if name in rows}
         else:
             rows[arm.name] = ablation_row(measure(checkpoint, val), base, opt.rounds)
         path.write_text(to_json(report), encoding="utf-8")

@@ -19,6 +19,7 @@ from training.studies import (
     leave_one_out_row,
     markdown,
     shareable,
+    step_row,
 )
 
 CROPS = Path("crops")
@@ -81,17 +82,33 @@ def test_what_a_part_is_worth_is_counted_on_the_same_photos() -> None:
     assert same["mean"]["loss/roc_auc"]["interval"] == (0, 0)
 
 
+def test_a_step_is_compared_with_the_recipe_before_it_and_no_other() -> None:
+    names = list(RECIPES)
+    worse = answers({"a": ((0.1, 0.8), (0.6, 0.9)), "b": ((0.1, 0.2), (0.8, 0.9))})
+    better = answers({"a": ((0.1, 0.2), (0.6, 0.9)), "b": ((0.1, 0.2), (0.8, 0.9))})
+    measured = {names[0]: worse, names[1]: better, names[3]: better}
+    first, second, fourth = (step_row(names[i], measured, rounds=50) for i in (0, 1, 3))
+    assert first["mean"]["value"] == pytest.approx((0.75 + 1) / 2)
+    assert second["gain"]["value"] == pytest.approx((0.25 + 0) / 2)
+    low, high = second["gain"]["interval"]
+    assert 0 <= low < 0.125 < high
+    assert "gain" not in first
+    assert "gain" not in fourth  # the third was not run
+
+
 def test_the_tables_leave_a_gap_where_a_run_is_still_to_come() -> None:
     row = leave_one_out_row(answers({"a": ((0.1, 0.6), (0.5, 0.9))}), rounds=50)
     assert row["roc_auc"] == pytest.approx(0.75)
     rows = {"plain": {"a": row, "b": row}, "+ forgeries": {"a": row}}
     report = {"leave-one-out": {"options": ["--epochs", "2"], "rows": rows}}
+    mean = {"value": 0.75, "interval": (0.7, 0.8)}
+    report["leave-one-out"]["steps"] = {"plain": {"mean": mean}}
     lines = markdown(report).splitlines()
     plain = next(line for line in lines if line.startswith("| plain"))
     partial = next(line for line in lines if line.startswith("| + forgeries"))
-    assert plain.rstrip("| ").endswith("0.750")
+    assert plain.endswith("| 0.750 (0.700-0.800) |  |")
     assert partial.count("|") == plain.count("|")
-    assert partial.rstrip().endswith("|  |  |")
+    assert partial.endswith("|  |  |  |")
     assert "`--epochs 2`" in lines[-1]
 
 
