@@ -242,7 +242,8 @@ def cell(value: float, interval: Sequence[float]) -> str:
     """A figure with its interval, as a table shows it."""
     if np.isnan(value):
         return "n/a"
-    return f"{value:.3f} ({interval[0]:.3f}-{interval[1]:.3f})"
+    to = " to " if interval[0] < 0 else "-"
+    return f"{value:.3f} ({interval[0]:.3f}{to}{interval[1]:.3f})"
 
 
 def plot(results: list[Result], path: Path) -> bool:
