@@ -7,8 +7,9 @@ leave-one-out   trained without one source and measured on it, for every source 
 ablation        the recipe with one part changed: attention, loss, forgeries, augmentation ...
 
 All runs of a study share the options after `--`, which go to training.train as they are. Runs that
-are done are not run again, so a study can be made piece by piece; every call rewrites studies.json
-and studies.md from all that is there:
+are done are not run again, so a study can be made piece by piece; every call adds its figures to
+studies.json and studies.md. What a recipe gained on the one before is of two recipes of one call;
+let the last call have them all:
 
     python -m training.studies leave-one-out -- --backbone tf_efficientnet_lite0 --epochs 3
 """

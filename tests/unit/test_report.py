@@ -13,7 +13,7 @@ from PIL import Image
 from deepfake.checkpoint import Checkpoint, OperatingPoint
 from deepfake.errors import DataError
 from training.data import Sample
-from training.report import Result, markdown, plot, summarise, to_json
+from training.report import Result, cell, markdown, plot, summarise, to_json
 
 
 def answered(label: int, p_fake: float | None, source: str = "a", error: str = "") -> Result:
@@ -179,6 +179,11 @@ def test_before_calibration_nothing_is_said_of_points_and_band(
     decisions = summarise(results, make_checkpoint(), rounds=5, seed=0)["decisions"]
     assert decisions["validation"] == {}
     assert decisions["band"] is None
+
+
+def test_an_interval_below_zero_is_not_written_with_two_dashes() -> None:
+    assert cell(0.25, (0.125, 0.5)) == "0.250 (0.125-0.500)"
+    assert cell(-0.25, (-0.5, -0.125)) == "-0.250 (-0.500 to -0.125)"
 
 
 def test_json_has_null_for_what_is_not_known() -> None:
