@@ -116,7 +116,7 @@ audit: .venv/ready
 ## report: fill the tables of MODEL_CARD.md from what was measured
 .PHONY: report
 report: .venv/ready
-	$(BIN)/python -m training.card $(addprefix --beside ,$(wildcard saved_model_b4.pth)) $(ARGS)
+	$(BIN)/python -m training.card $(addprefix --beside ,$(wildcard saved_model_small.pth)) $(ARGS)
 
 ## bench: how fast it all is, side by side with others: benchmarks/RESULTS.md; ten quiet minutes
 .PHONY: bench

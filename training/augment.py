@@ -32,11 +32,26 @@ def augment(crop: Image.Image, size: int, rng: Generator, light: float = 0.0) ->
     if gentle:
         image = _resized_crop(crop, size, rng, least=0.75)
     else:
-        image = _degrade(_resized_crop(_rotate(_passed_on(crop, rng), rng), size, rng), rng)
+        sent = _passed_on(_on_a_page(crop, rng), rng)
+        image = _degrade(_resized_crop(_rotate(sent, rng), size, rng), rng)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = torch.from_numpy(to_pixels(_jitter(image, rng), size))
+    pixels = torch.from_numpy(to_pixels(_grade(_jitter(image, rng), rng), size))
     return pixels if gentle else _erase(pixels, rng)
+
+
+def _on_a_page(image: Image.Image, rng: Generator) -> Image.Image:
+    """Sometimes on a plain page somewhat larger than it, as a screenshot or an album shows it."""
+    if rng.random() < 0.75:
+        return image
+    width, height = (round(n * rng.uniform(1.02, 1.4)) for n in image.size)
+    side = max(width, height)
+    grey, tint = rng.uniform(0, 255), rng.uniform(-12, 12, 3)
+    colour = tuple(int(v) for v in np.clip(grey + tint, 0, 255))
+    page = Image.new("RGB", (side, side), colour)
+    x, y = rng.integers(side - image.width + 1), rng.integers(side - image.height + 1)
+    page.paste(image, (int(x), int(y)))
+    return page
 
 
 def _passed_on(image: Image.Image, rng: Generator) -> Image.Image:
@@ -107,6 +122,16 @@ def _jitter(image: Image.Image, rng: Generator) -> Image.Image:
     if rng.random() < 0.05:
         image = image.convert("L").convert("RGB")
     return image
+
+
+def _grade(image: Image.Image, rng: Generator) -> Image.Image:
+    """Sometimes another gain and gamma for each colour, as filters and white balance do it."""
+    if rng.random() < 0.6:
+        return image
+    level = np.arange(256) / 255
+    gains, gammas = rng.uniform(0.8, 1.2, 3), np.exp(rng.uniform(-0.25, 0.25, 3))
+    curves = [np.clip(gain * level**gamma, 0, 1) for gain, gamma in zip(gains, gammas, strict=True)]
+    return image.point([round(255 * float(v)) for curve in curves for v in curve])
 
 
 def _erase(pixels: Tensor, rng: Generator) -> Tensor:

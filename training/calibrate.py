@@ -1,26 +1,31 @@
-"""Set a checkpoint's temperature, thresholds and uncertain band on the validation split.
+"""Set a checkpoint's calibration, thresholds and uncertain band on the validation split.
 
 Photos of the validation split go through the pipeline that serves, the real ones once more as
 strongly compressed JPEG and once at half their size. Written back into the checkpoint: the
-temperature that makes P(fake) honest; the thresholds that 5 % and 1 % of the real photos exceed,
-beside 0.5; the threshold that serves, which no more than 5 % exceed however they came; and the band
-around 0.5 in which the answer is "uncertain". The test split is never looked at. Run it once after
-training.
+temperature and, in the last layer's bias, the offset that make P(fake) honest; the thresholds that
+5 % and 1 % of the real photos exceed, beside 0.5; the threshold that serves, which no more than 5 %
+exceed however they came; and the band around 0.5 in which the answer is "uncertain". The test split
+is never looked at. Run it once after training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import expit, logit
+from torch import nn
 
-from deepfake.checkpoint import BALANCED, DEFAULT_POINT, Checkpoint, save
+from deepfake.checkpoint import BALANCED, DEFAULT_POINT, LABELS, Checkpoint, save
 from deepfake.errors import DataError
+from deepfake.model import DeepfakeDetector
 from deepfake.pipeline import Pipeline
 from training.cli import check_numbers, keep_memory, parser, run
 from training.data import limited, of_split, read_samples
@@ -28,7 +33,7 @@ from training.decisions import operating_point, threshold_at, uncertain_band
 from training.evaluate import predictions
 from training.report import Result
 from training.robustness import treated
-from training.scores import Floats, bootstrap, fit_temperature
+from training.scores import Floats, bootstrap, fit_calibration
 
 FALSE_POSITIVE_RATES = {"fpr5": 0.05, "fpr1": 0.01}
 EDITED_RATE = 0.05
@@ -54,41 +59,55 @@ def calibrated(
     sources = np.array([r.sample.source for r in answered])
     if len(set(labels.tolist())) < 2:
         raise DataError("Calibration needs answers about both real and fake photos.")
-    temperature = fit_temperature(labels, _p_fake(answered, checkpoint.temperature))
-    change = checkpoint.temperature / temperature
-    p_fake = _p_fake(answered, change).mean(axis=1)
+    old = checkpoint.temperature
+    temperature, offset = fit_calibration(labels, _p_fake(answered, old))
+    now = partial(_p_fake, sharper=old / temperature, offset=offset / temperature)
+    p_fake = now(answered).mean(axis=1)
     points = {BALANCED: operating_point(labels, p_fake, sources, 0.5)}
     for name, rate in FALSE_POSITIVE_RATES.items():
         threshold = threshold_at(labels, p_fake, sources, rate)
         points[name] = operating_point(labels, p_fake, sources, threshold)
     # A good detector would need less than 0.5, where a photo is as likely real as fake.
-    threshold = max(0.5, *(_surely_below(group, change) for group in (results, *edited)))
+    threshold = max(0.5, *(_surely_below(group, now) for group in (results, *edited)))
     points[DEFAULT_POINT] = operating_point(labels, p_fake, sources, threshold)
     return replace(
         checkpoint,
+        model=_moved(checkpoint.model, offset),
         temperature=temperature,
         uncertain=uncertain_band(labels, p_fake, sources, max_risk),
         operating_points=points,
     )
 
 
-def _p_fake(results: list[Result], sharper: float) -> Floats:
-    """(N, views): P(fake) with the log odds multiplied, as a lower temperature does it."""
+def _moved(model: DeepfakeDetector, offset: float) -> DeepfakeDetector:
+    """A copy whose logit of fake is higher by so much."""
+    model = deepcopy(model)
+    last = cast(nn.Linear, model.head[-1])
+    with torch.no_grad():
+        last.bias[LABELS.index("fake")] += offset
+    return model
+
+
+def _p_fake(results: list[Result], sharper: float, offset: float = 0.0) -> Floats:
+    """(N, views): P(fake) with log-odds multiplied, as a lower temperature does it, and moved."""
     views = np.array([r.views for r in results])
-    p_fake: Floats = expit(logit(np.clip(views, 1e-7, 1 - 1e-7)) * sharper)
+    p_fake: Floats = expit(logit(np.clip(views, 1e-7, 1 - 1e-7)) * sharper + offset)
     return p_fake
 
 
-def _surely_below(results: list[Result], sharper: float) -> float:
+def _surely_below(results: list[Result], now: Callable[[list[Result]], Floats]) -> float:
     """A threshold that at most ``EDITED_RATE`` of such real photos exceed.
 
     Chosen on these photos alone it would be exceeded by more of others half of the time, so it is
     the upper end of the 95 % bootstrap interval of that threshold.
+
+    Args:
+        now: P(fake) of results, (N, views), at the temperature and offset that were found.
     """
     reals = [r for r in results if r.views and r.sample.label == 0]
     if not reals:
         return 0.0
-    p_fake = _p_fake(reals, sharper).mean(axis=1)
+    p_fake = now(reals).mean(axis=1)
     labels, sources = np.zeros(len(reals), dtype=int), np.array([r.sample.source for r in reals])
 
     def found(rows: NDArray[np.int64]) -> dict[str, float]:

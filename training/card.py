@@ -111,6 +111,10 @@ def facts(checkpoint: Checkpoint, path: Path) -> str:
             if name not in ("data", "init", "folds", "limit", "crop_margin")
         ),
     }
+    if averaged := checkpoint.training.get("averaged"):
+        share = averaged["share"]
+        parts = ((1 - share, averaged["before"]), (share, averaged["after"]))
+        rows["averaged from"] = " + ".join(f"{part:g} x `{of[:12]}`" for part, of in parts)
     return "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]) + "\n"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logit
 from sklearn import metrics
 
@@ -136,10 +136,6 @@ def bootstrap(
 def fit_temperature(labels: Ints, p_fake: Floats) -> float:
     """The temperature that minimises the negative log-likelihood (Guo et al. 2017).
 
-    The targets are Platt's (1999), (n1 + 1) / (n1 + 2) for n1 fakes and 1 / (n0 + 2) for n0
-    reals: where validation is told apart without a mistake, plain 1 and 0 would have every answer
-    be certain.
-
     Args:
         labels: (N,) int.
         p_fake: (N,), or (N, views) of which the mean counts: probabilities at temperature 1,
@@ -148,16 +144,50 @@ def fit_temperature(labels: Ints, p_fake: Floats) -> float:
     Returns:
         A temperature in [0.05, 20].
     """
+    loss = _negative_log_likelihood(labels, p_fake)
+    found = minimize_scalar(lambda log_t: loss(log_t, 0.0), bounds=_LOG_T, method="bounded")
+    return float(np.exp(found.x))
+
+
+def fit_calibration(labels: Ints, p_fake: Floats) -> tuple[float, float]:
+    """The temperature and the offset that minimise it together (Platt 1999).
+
+    P = sigmoid((log-odds + offset) / temperature). Where training saw other shares of hard and
+    easy fakes than there are, as it does when many are forged on the spot, its log-odds are off
+    to one side, and no temperature moves the point where a photo is as likely real as fake.
+
+    Args:
+        labels, p_fake: as for ``fit_temperature``.
+
+    Returns:
+        A temperature in [0.05, 20] and an offset in [-10, 10].
+    """
+    loss = _negative_log_likelihood(labels, p_fake)
+    start = np.array([np.log(fit_temperature(labels, p_fake)), 0.0])
+    bounds = [_LOG_T, (-10.0, 10.0)]
+    found = minimize(lambda x: loss(x[0], x[1]), start, method="Nelder-Mead", bounds=bounds)
+    return float(np.exp(found.x[0])), float(found.x[1])
+
+
+_LOG_T = (float(np.log(0.05)), float(np.log(20)))
+
+
+def _negative_log_likelihood(labels: Ints, p_fake: Floats) -> Callable[[float, float], float]:
+    """Of the labels, as a function of the temperature's logarithm and the offset.
+
+    The targets are Platt's (1999), (n1 + 1) / (n1 + 2) for n1 fakes and 1 / (n0 + 2) for n0
+    reals: where validation is told apart without a mistake, plain 1 and 0 would have every answer
+    be certain.
+    """
     odds = logit(np.clip(p_fake, 1e-7, 1 - 1e-7)).reshape(len(labels), -1)
     fakes, reals = int((labels == 1).sum()), int((labels == 0).sum())
     targets = np.where(labels == 1, (fakes + 1) / (fakes + 2), 1 / (reals + 2))
 
-    def loss(log_t: float) -> float:
-        p = np.clip(expit(odds / np.exp(log_t)).mean(axis=1), 1e-12, 1 - 1e-12)
+    def loss(log_t: float, offset: float) -> float:
+        p = np.clip(expit((odds + offset) / np.exp(log_t)).mean(axis=1), 1e-12, 1 - 1e-12)
         return float(-np.mean(targets * np.log(p) + (1 - targets) * np.log1p(-p)))
 
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(found.x))
+    return loss
 
 
 def _interval(values: Floats) -> tuple[float, float]:

@@ -33,7 +33,9 @@ def initial_model(opt: argparse.Namespace, say: Callable[..., None]) -> Deepfake
 
 def _create(opt: argparse.Namespace, say: Callable[..., None]) -> DeepfakeDetector:
     def build(pretrained: bool) -> DeepfakeDetector:
-        return DeepfakeDetector(opt.backbone, opt.image_size, pretrained, opt.dropout, opt.cbam)
+        return DeepfakeDetector(
+            opt.backbone, opt.image_size, pretrained, opt.dropout, opt.cbam, opt.drop_path
+        )
 
     if opt.init:
         model = build(pretrained=False)

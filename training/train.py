@@ -85,9 +85,19 @@ def arguments() -> argparse.Namespace:
         "--cbam", action=argparse.BooleanOptionalAction, default=True, help="the attention block"
     )
     group.add_argument("--dropout", type=float, default=0.5, help="before the last layer")
+    group.add_argument(
+        "--drop-path", type=float, default=0.0, help="stochastic depth, for long trainings: 0.2"
+    )
 
     group = args.add_argument_group("optimisation")
     group.add_argument("--epochs", type=int, default=50, help="at most")
+    group.add_argument(
+        "--passes",
+        type=int,
+        default=1,
+        help="over the training images per epoch; more where a GPU takes seconds for one, and "
+        "validating and saving would take as long",
+    )
     group.add_argument("--batch-size", type=int, default=32, help="images per process and step")
     group.add_argument("--lr", type=float, default=3e-4, help="AdamW's peak learning rate")
     group.add_argument("--weight-decay", type=float, default=1e-5, help="AdamW's weight decay")
@@ -119,14 +129,15 @@ def check(opt: argparse.Namespace) -> argparse.Namespace:
     sizes = ("image_size", "train_size", "first_size")
     check_numbers(
         opt,
-        above_zero=("epochs", "batch_size", "lr", "patience", "clip", *sizes),
+        above_zero=("epochs", "passes", "batch_size", "lr", "patience", "clip", *sizes),
         not_negative=("limit", "weight_decay", "warmup_epochs", "focal_gamma", "seed", "workers"),
     )
     if opt.folds == 1 or opt.folds < 0:
         raise DataError(f"--folds is {opt.folds}; 2 or more, or 0 for none.")
-    for name in ("dropout", "ema"):
+    for name in ("dropout", "drop_path", "ema"):
         if not 0 <= getattr(opt, name) < 1:
-            raise DataError(f"--{name} is {getattr(opt, name)}, not in [0, 1).")
+            option = name.replace("_", "-")
+            raise DataError(f"--{option} is {getattr(opt, name)}, not in [0, 1).")
     for name in ("forged", "light", "evenness"):
         if not 0 <= getattr(opt, name) <= 1:
             raise DataError(f"--{name} is {getattr(opt, name)}, not in [0, 1].")

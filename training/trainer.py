@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -145,7 +146,7 @@ class Trainer:
             share = self.val[acc.process_index :: acc.num_processes]
             data: Crops = Crops(share, opt.image_size)
         else:
-            drawn = balanced(self.train, opt.seed * 1000 + epoch, opt.evenness)
+            drawn = self._drawn(epoch)
             # Every process takes the same number of steps, or they would wait for ever.
             usable = len(drawn) // acc.num_processes * acc.num_processes
             share = drawn[acc.process_index : usable : acc.num_processes]
@@ -160,6 +161,13 @@ class Trainer:
             pin_memory=acc.device.type == "cuda",
             drop_last=drop,
         )
+
+    def _drawn(self, epoch: int) -> list[Sample]:
+        """The pictures of an epoch in their order, every pass drawn anew."""
+        opt = self.opt
+        first = opt.seed * 1000 + (epoch - 1) * opt.passes + 1
+        passes = range(first, first + opt.passes)
+        return [s for seed in passes for s in balanced(self.train, seed, opt.evenness)]
 
     def _train_epoch(self, epoch: int) -> tuple[float, int]:
         torch.manual_seed(self.opt.seed * 1000 + epoch)  # dropout: the same after a resume
@@ -188,7 +196,7 @@ class Trainer:
     def _step(self, pixels: Tensor, labels: Tensor) -> float:
         state, opt = self.state, self.opt
         x = state.model.preprocess(pixels).contiguous(memory_format=torch.channels_last)
-        with FastDepthwise():
+        with FastDepthwise() if x.device.type == "cpu" else nullcontext():
             logits = self.net(x)
         loss = focal_loss(logits, labels, opt.focal_alpha, opt.focal_gamma)
         state.optimizer.zero_grad(set_to_none=True)

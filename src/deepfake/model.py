@@ -77,6 +77,8 @@ class DeepfakeDetector(nn.Module):
         pretrained: let timm fetch ImageNet weights from its hub.
         dropout: before the last layer.
         cbam: False leaves the attention out, to see what it is worth.
+        drop_path: share of the last block's residuals that training leaves out, less in earlier
+            ones (stochastic depth, Huang et al. 2016); 0 is right for everything but training.
 
     Attributes:
         mean, std: what the backbone's weights expect its input to be normalised with (ImageNet's
@@ -93,12 +95,13 @@ class DeepfakeDetector(nn.Module):
         pretrained: bool = False,
         dropout: float = 0.5,
         cbam: bool = True,
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.backbone_name = backbone
         self.image_size = image_size
         self.dropout = dropout
-        self.backbone = _create_backbone(backbone, image_size, pretrained)
+        self.backbone = _create_backbone(backbone, image_size, pretrained, drop_path)
         self.channels = int(cast(int, self.backbone.num_features))
         self.cbam = CBAM(self.channels) if cbam else nn.Identity()
         self.head = nn.Sequential(
@@ -128,10 +131,10 @@ class DeepfakeDetector(nn.Module):
         return cast(Tensor, self.head(attended.mean(dim=(2, 3))))
 
 
-def _create_backbone(name: str, image_size: int, pretrained: bool) -> nn.Module:
+def _create_backbone(name: str, image_size: int, pretrained: bool, drop_path: float) -> nn.Module:
     if not timm.is_model(name):
         raise DataError(f"timm knows no backbone {name!r}; see timm.list_models().")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     config = timm.get_pretrained_cfg(name)
     if config is not None and config.fixed_input_size:
         options["img_size"] = image_size  # transformers build their position table for one size

@@ -69,15 +69,33 @@ def test_calibration_writes_how_to_decide_into_the_checkpoint(
     assert str(path) in said
 
 
-def test_calibration_leaves_the_network_as_it_is(
+def test_calibration_leaves_the_network_as_it_is_but_for_the_last_bias(
     calibrated: tuple[Path, str], before: Path
 ) -> None:
     old, new = load(before), load(calibrated[0])
     weights, after = old.model.state_dict(), new.model.state_dict()
     assert weights.keys() == after.keys()
-    assert all(torch.equal(weights[name], after[name]) for name in weights)
+    changed = [name for name in weights if not torch.equal(weights[name], after[name])]
+    assert changed == ["head.3.bias"]
+    assert weights["head.3.bias"][0] == after["head.3.bias"][0]
     for name in ("crop_margin", "threshold", "metrics", "training"):
         assert getattr(new, name) == getattr(old, name)
+
+
+def test_the_points_hold_for_what_the_new_checkpoint_answers(
+    calibrated: tuple[Path, str], photos: Path
+) -> None:
+    """They were computed from the old one's answers, moved."""
+    rows = [row for row in table(photos / "manifest.csv") if Path(row["path"]).is_file()]
+    balanced = Pipeline.from_file(calibrated[0], point="balanced")
+    called: dict[str, list[bool]] = {"real": [], "fake": []}
+    answers = balanced.predict([Path(row["path"]).read_bytes() for row in rows])
+    for row, answer in zip(rows, answers, strict=True):
+        if isinstance(answer, Verdict):
+            called[row["label"]].append(answer.worst.label == "Fake")
+    shares = {label: sum(found) / len(found) for label, found in called.items()}
+    assert balanced.point.recall == pytest.approx(shares["fake"])
+    assert balanced.point.false_positive_rate == pytest.approx(shares["real"])
 
 
 def test_a_strict_threshold_is_as_high_as_the_highest_real_photo_and_no_higher(

@@ -22,7 +22,7 @@ FILES = (
     "pyproject.toml",
     "constraints.txt",
     "saved_model.pth",
-    "saved_model_b4.pth",
+    "saved_model_small.pth",
 )
 # What is added with ARGS, for want of time and of photos.
 OPTIONS = {

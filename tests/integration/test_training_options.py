@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,16 @@ def test_the_first_epoch_is_as_small_as_it_is_told_to_be(train: Train, tmp_path:
         losses[name] = [row["train_loss"] for row in epochs(tmp_path / name)]
     assert losses["grown"][0] == losses["small"][0] != losses["large"][0]
     assert losses["grown"][1] not in (losses["small"][1], losses["large"][1])
+
+
+def test_an_epoch_can_be_several_passes(train: Train, tmp_path: Path) -> None:
+    """Of 16 pictures in batches of 8: the learning rate of the last of two steps, or of four."""
+    options = ("--epochs", 1, "--warmup-epochs", 0, "--lr", 1e-3)
+    for passes, steps in ((1, 2), (2, 4)):
+        out = tmp_path / str(passes)
+        assert train(out, *options, "--passes", passes)[0] == 0
+        factor = 0.5 * (1 + math.cos(math.pi * (steps - 1) / steps))
+        assert epochs(out)[0]["lr"] == pytest.approx(1e-3 * factor)
 
 
 def test_a_kind_of_forgery_can_be_chosen(train: Train, tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ def test_facts_are_those_of_the_checkpoint(
     text = facts(checkpoint, tmp_path / "a.pth")
     for part in (checkpoint.sha256, "`a.pth`", "64 x 64", "0.125", "1234", "3 of 7", "lr 0.25"):
         assert part in text
+    assert "averaged" not in text
+    history = {"before": "a" * 64, "after": "b" * 64, "share": 0.25}
+    text = facts(replace(checkpoint, training={"averaged": history}), tmp_path / "a.pth")
+    assert "0.75 x `aaaaaaaaaaaa` + 0.25 x `bbbbbbbbbbbb`" in text
 
 
 def evaluation(roc_auc: float) -> dict[str, Any]:
@@ -155,8 +159,8 @@ def test_the_committed_card_is_as_the_committed_results_make_it() -> None:
         if path.is_file():
             blocks[name] = table(json.loads(path.read_text(encoding="utf-8")))
     blocks["facts"] = facts(checkpoint, root / "saved_model.pth")
-    if (root / "saved_model_b4.pth").is_file():
-        paths = (root / "saved_model.pth", root / "saved_model_b4.pth")
+    if (root / "saved_model_small.pth").is_file():
+        paths = (root / "saved_model.pth", root / "saved_model_small.pth")
         results = [root / "docs/evaluation" / f"evaluation{n}.json" for n in ("", "-beside")]
         first, second = (json.loads(path.read_text(encoding="utf-8")) for path in results)
         other = load(paths[1])

@@ -135,6 +135,19 @@ def test_dropout_works_in_training_only() -> None:
     assert torch.equal(head(pooled), head(pooled))
 
 
+def test_residuals_are_left_out_in_training_only() -> None:
+    torch.manual_seed(0)
+    model = DeepfakeDetector("efficientnet_b0", 64, drop_path=0.5).eval()
+    plain = DeepfakeDetector("efficientnet_b0", 64).eval()
+    plain.load_state_dict(model.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), plain(x))
+        for module in model.modules():  # as in training, but for dropout and normalisation
+            module.training = type(module).__name__ == "DropPath"
+        assert not torch.equal(model(x), model(x))
+
+
 BACKBONES = [
     # name, input side, channels, side of the map, cells by which convolutions may shift it
     ("tf_efficientnet_lite0", 160, 1280, 5, 1),

@@ -14,6 +14,7 @@ from training.scores import (
     confusion,
     equal_error_rate,
     expected_calibration_error,
+    fit_calibration,
     fit_temperature,
     intervals,
     mean_over_sources,
@@ -226,10 +227,30 @@ def test_temperature_makes_the_probabilities_honest() -> None:
     assert expected_calibration_error(labels, shown) > 0.1
 
 
+@pytest.mark.parametrize("offset", [-1.5, 0.0, 0.8])
+def test_the_offset_that_was_put_in_is_found(offset: float) -> None:
+    rng = np.random.default_rng(3)
+    odds = rng.normal(0, 2, 50_000)
+    labels = (rng.uniform(0, 1, 50_000) < expit(odds)).astype(np.int64)
+    shown = expit(odds * 2 - offset)  # too sure, and off to one side
+    assert fit_calibration(labels, shown) == pytest.approx((2, offset), rel=0.05, abs=0.05)
+
+
+def test_where_no_offset_was_put_in_the_temperature_alone_is_as_good() -> None:
+    rng = np.random.default_rng(4)
+    odds = rng.normal(0, 2, 50_000)
+    labels = (rng.uniform(0, 1, 50_000) < expit(odds)).astype(np.int64)
+    temperature, _ = fit_calibration(labels, expit(3 * odds))
+    assert temperature == pytest.approx(fit_temperature(labels, expit(3 * odds)), rel=0.01)
+
+
 def test_temperature_of_perfect_or_certain_answers_is_a_number() -> None:
     labels = np.array([0, 1, 0, 1])
     for p_fake in ([0.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 0.0], [0.5, 0.5, 0.5, 0.5]):
         assert 0.04 < fit_temperature(labels, np.array(p_fake)) < 21
+        temperature, offset = fit_calibration(labels, np.array(p_fake))
+        assert 0.04 < temperature < 21
+        assert -11 < offset < 11
 
 
 @pytest.mark.parametrize("count", [20, 200])
