@@ -17,6 +17,8 @@ from sklearn import metrics
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_LOG_T = (float(np.log(0.05)), float(np.log(20)))  # of the temperature, to look between
+
 SCORES = ("accuracy", "roc_auc", "precision", "recall", "f1", "ap", "eer", "ece")
 
 
@@ -167,9 +169,6 @@ def fit_calibration(labels: Ints, p_fake: Floats) -> tuple[float, float]:
     bounds = [_LOG_T, (-10.0, 10.0)]
     found = minimize(lambda x: loss(x[0], x[1]), start, method="Nelder-Mead", bounds=bounds)
     return float(np.exp(found.x[0])), float(found.x[1])
-
-
-_LOG_T = (float(np.log(0.05)), float(np.log(20)))
 
 
 def _negative_log_likelihood(labels: Ints, p_fake: Floats) -> Callable[[float, float], float]:

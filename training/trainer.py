@@ -196,6 +196,7 @@ class Trainer:
     def _step(self, pixels: Tensor, labels: Tensor) -> float:
         state, opt = self.state, self.opt
         x = state.model.preprocess(pixels).contiguous(memory_format=torch.channels_last)
+        # Its look at every operation pays on a CPU only.
         with FastDepthwise() if x.device.type == "cpu" else nullcontext():
             logits = self.net(x)
         loss = focal_loss(logits, labels, opt.focal_alpha, opt.focal_gamma)

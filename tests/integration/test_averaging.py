@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,21 +48,23 @@ def test_every_weight_lies_between_the_two(
     assert (new.temperature, new.metrics, new.crop_margin) == (1.0, {}, 0.2)
 
 
-def test_another_network_cannot_be_averaged_with(
-    command: Command, pair: tuple[Path, Path], make_checkpoint: Make
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"image_size": 96}, "they are different networks"),
+        ({"crop_margin": 0.4}, "margins of 0.4 and 0.2"),
+    ],
+)
+def test_one_of_another_kind_cannot_be_averaged_with(
+    command: Command,
+    pair: tuple[Path, Path],
+    make_checkpoint: Make,
+    other: dict[str, Any],
+    reason: str,
 ) -> None:
-    save(pair[0], make_checkpoint(image_size=96))
+    save(pair[0], make_checkpoint(**other))
     out, ended = average(command, pair, 0.5)
-    assert "they are different networks" in sentence(ended)
-    assert not out.exists()
-
-
-def test_one_that_sees_other_crops_cannot_either(
-    command: Command, pair: tuple[Path, Path], make_checkpoint: Make
-) -> None:
-    save(pair[0], make_checkpoint(crop_margin=0.4))
-    out, ended = average(command, pair, 0.5)
-    assert "margins of 0.4 and 0.2" in sentence(ended)
+    assert reason in sentence(ended)
     assert not out.exists()
 
 
