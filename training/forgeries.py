@@ -1,12 +1,15 @@
 """Fakes made on the spot from real training faces, so that forging itself is learned.
 
-Three kinds, all label 1: a *part swap* sets the eyes, nose or mouth of one real face into
-another, as one would by hand in an image editor; a *self-blend* lays a shifted and recoloured
-copy of a face over itself (after the description of Shiohara & Yamasaki, "Detecting Deepfakes
-with Self-Blended Images", CVPR 2022); an *up-sampling* leaves in a face the regular pattern that
-a generator's decoder leaves (after Zhang, Karaman & Chang, "Detecting and Simulating Artifacts in
-GAN Fake Images", WIFS 2019). What gives them away is the seam or the pattern, never the camera,
-the person or the compression: those are the same as in the real photo it came from.
+Four kinds, all label 1: a *part swap* sets the eyes, nose or mouth of one real face into
+another, as one would by hand in an image editor; a *face swap* sets a whole other face into a
+photo, often less sharp than what is around it, as networks that swap faces in videos leave it (the
+blending is that of Li et al., "Face X-ray for More General Face Forgery Detection", CVPR 2020); a
+*self-blend* lays a shifted and recoloured copy of a face over itself (after the description of
+Shiohara & Yamasaki, "Detecting Deepfakes with Self-Blended Images", CVPR 2022); an *up-sampling*
+leaves in a face the regular pattern that a generator's decoder leaves (after Zhang, Karaman &
+Chang, "Detecting and Simulating Artifacts in GAN Fake Images", WIFS 2019). What gives them away
+is the seam or the pattern, never the camera, the person or the compression: those are the same as
+in the real photo it came from.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter
 from scipy.ndimage import convolve
 
 from training.data import Sample, read_image
@@ -35,10 +38,10 @@ PARTS = {
     "mouth": (0.0, 1.05, 0.58, 0.32),
 }
 FACE = (0.0, 0.50, 1.00, 1.15)
-KINDS = {"part-swap": 0.6, "self-blend": 0.4, "up-sampling": 0.4}
+KINDS = {"part-swap": 0.6, "face-swap": 0.4, "self-blend": 0.4, "up-sampling": 0.4}
 """Kinds of forgeries, and how often each is made compared with the others that are chosen."""
 DEFAULT_KINDS = ("part-swap", "self-blend")
-DONORS = 8  # faces that are looked at for a part swap; the one that fits best is taken
+DONORS = 8  # faces that are looked at for a swap; the one that fits best is taken
 
 
 class Forger:
@@ -73,7 +76,8 @@ class Forger:
             (faces[rng.integers(len(faces))] for _ in range(DONORS)),
             key=lambda other: _misfit(points, _points(other)) if other is not face else math.inf,
         )
-        return part_swap(image, points, read_image(donor.path), _points(donor), rng)
+        swap = face_swap if kind == "face-swap" else part_swap
+        return swap(image, points, read_image(donor.path), _points(donor), rng)
 
 
 def part_swap(
@@ -88,13 +92,34 @@ def part_swap(
     Returns:
         An RGB image of the face's size.
     """
-    matrix = _similarity(points, donor_points)
-    moved = donor.transform(face.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    moved = _moved(donor, donor_points, face, points)
     names = list(PARTS)
     chosen = rng.choice(len(names), size=rng.integers(1, len(names) + 1), replace=False)
     mask = Image.new("L", face.size)
     for i in chosen:
         _draw(mask, points, PARTS[names[i]], rng)
+    return _blend(face, moved, mask, points, rng, colour=rng.uniform(0.7, 1.0))
+
+
+def face_swap(
+    face: Image.Image, points: Points, donor: Image.Image, donor_points: Points, rng: Generator
+) -> Image.Image:
+    """The donor's whole face, from brows to chin, laid over that of the face.
+
+    Takes and returns what ``part_swap`` does.
+    """
+    moved = _moved(donor, donor_points, face, points)
+    if rng.random() < 0.7:  # a network's face has the few pixels that it was trained with
+        side = max(16, round(face.width * rng.uniform(0.25, 0.8)))
+        down, up = Image.Resampling.BOX, Image.Resampling.BICUBIC
+        moved = moved.resize((side, side), down).resize(face.size, up)
+    mask = Image.new("L", face.size)
+    _draw(mask, points, FACE, rng)
+    # Only where there is a donor: of a tight crop, brows or chin may be missing.
+    known, edge = Image.new("L", donor.size), round(0.06 * donor.width)
+    known.paste(255, (edge, edge, donor.width - edge, donor.height - edge))
+    here = _moved(known, donor_points, face, points, Image.Resampling.NEAREST)
+    mask = ImageChops.darker(mask, here)
     return _blend(face, moved, mask, points, rng, colour=rng.uniform(0.7, 1.0))
 
 
@@ -171,6 +196,21 @@ def _similarity(to: Points, back: Points) -> tuple[float, ...]:
     s = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / norm
     shift = back.mean(axis=0) - np.array([[c, -s], [s, c]]) @ to.mean(axis=0)
     return c, -s, float(shift[0]), s, c, float(shift[1])
+
+
+def _moved(
+    donor: Image.Image,
+    donor_points: Points,
+    face: Image.Image,
+    points: Points,
+    method: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """The donor turned, scaled and shifted until its landmarks lie over the face's.
+
+    Black where the donor has nothing; as large as the face.
+    """
+    matrix = _similarity(points, donor_points)
+    return donor.transform(face.size, Image.Transform.AFFINE, matrix, method)
 
 
 def _misfit(to: Points, back: Points) -> float:

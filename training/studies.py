@@ -61,6 +61,8 @@ ABLATIONS = {
     "never degraded": ("--light", "1"),
     "sources by size": ("--evenness", "0"),
     "without averaged weights": ("--ema", "0"),
+    "with face swaps": ("--forgeries", "part-swap", "face-swap", "self-blend"),
+    "with mixup": ("--mixup", "0.2"),
 }
 BASE = "full recipe"
 

@@ -105,6 +105,13 @@ def arguments() -> argparse.Namespace:
     group.add_argument("--patience", type=int, default=10, help="epochs without a better score")
     group.add_argument("--ema", type=float, default=0.998, help="decay of the weights' average")
     group.add_argument("--clip", type=float, default=1.0, help="largest gradient norm")
+    group.add_argument(
+        "--mixup",
+        type=float,
+        default=0.0,
+        help="a of mixup (Zhang et al. 2018): the pictures of a batch and their labels are mixed "
+        "in pairs, by a share from Beta(a, a); against learning by heart: 0.2; 0: off",
+    )
     group.add_argument("--focal-alpha", type=float, default=0.25, help="focal loss: weight")
     group.add_argument("--focal-gamma", type=float, default=2.0, help="focal loss: focus")
 
@@ -126,11 +133,11 @@ def check(opt: argparse.Namespace) -> argparse.Namespace:
     """Refuse options that cannot work before anything is read."""
     opt.train_size = opt.image_size if opt.train_size is None else opt.train_size
     opt.first_size = opt.train_size if opt.first_size is None else opt.first_size
-    sizes = ("image_size", "train_size", "first_size")
+    sizes, more = ("image_size", "train_size", "first_size"), ("mixup", "seed", "workers")
     check_numbers(
         opt,
         above_zero=("epochs", "passes", "batch_size", "lr", "patience", "clip", *sizes),
-        not_negative=("limit", "weight_decay", "warmup_epochs", "focal_gamma", "seed", "workers"),
+        not_negative=("limit", "weight_decay", "warmup_epochs", "focal_gamma", *more),
     )
     if opt.folds == 1 or opt.folds < 0:
         raise DataError(f"--folds is {opt.folds}; 2 or more, or 0 for none.")

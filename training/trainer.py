@@ -171,12 +171,13 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> tuple[float, int]:
         torch.manual_seed(self.opt.seed * 1000 + epoch)  # dropout: the same after a resume
+        rng = np.random.default_rng((self.opt.seed, epoch, self.acc.process_index))  # for mixup
         self.net.train()
         total, images = 0.0, 0
         bar = self._bar(self._loader(epoch), f"epoch {epoch}/{self.opt.epochs}")
         for step, (pixels, labels, _) in enumerate(bar, start=1):
             self._set_lr((epoch - 1) * self.steps + step - 1)
-            loss = self._step(pixels.to(self.acc.device), labels.to(self.acc.device))
+            loss = self._step(pixels.to(self.acc.device), labels.to(self.acc.device), rng)
             if not math.isfinite(loss):
                 raise self._diverged(f"The loss became {loss} in epoch {epoch}, step {step}")
             total, images = total + loss, images + len(labels)
@@ -193,13 +194,19 @@ class Trainer:
         for group in self.state.optimizer.param_groups:
             group["lr"] = opt.lr * factor
 
-    def _step(self, pixels: Tensor, labels: Tensor) -> float:
+    def _step(self, pixels: Tensor, labels: Tensor, rng: np.random.Generator) -> float:
         state, opt = self.state, self.opt
         x = state.model.preprocess(pixels).contiguous(memory_format=torch.channels_last)
+        share = float(rng.beta(opt.mixup, opt.mixup)) if opt.mixup else 1.0
+        if opt.mixup:  # the batch is in random order: backwards it gives each picture a partner
+            x = x.lerp(x.flip(0), 1 - share)
         # Its look at every operation pays on a CPU only.
         with FastDepthwise() if x.device.type == "cpu" else nullcontext():
             logits = self.net(x)
         loss = focal_loss(logits, labels, opt.focal_alpha, opt.focal_gamma)
+        if opt.mixup:
+            partners = focal_loss(logits, labels.flip(0), opt.focal_alpha, opt.focal_gamma)
+            loss = loss.lerp(partners, 1 - share)
         state.optimizer.zero_grad(set_to_none=True)
         self.acc.backward(loss)
         self.acc.clip_grad_norm_(state.model.parameters(), opt.clip)

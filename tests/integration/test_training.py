@@ -277,6 +277,7 @@ def test_a_start_that_does_not_fit_is_refused(train: Train, tmp_path: Path) -> N
         (["--drop-path", "1"], "--drop-path is 1.0"),
         (["--backbone", "vgg11", "--drop-path", "0.2"], "vgg11"),
         (["--passes", "0"], "--passes is 0"),
+        (["--mixup", "-0.2"], "--mixup is -0.2"),
         (["--folds", "1"], "--folds is 1"),
         (["--folds", "13"], "12 group(s) of real images cannot make 13 folds"),
         (["--limit", "1"], "split holds no"),

@@ -142,6 +142,16 @@ def test_an_epoch_can_be_several_passes(train: Train, tmp_path: Path) -> None:
         assert epochs(out)[0]["lr"] == pytest.approx(1e-3 * factor)
 
 
-def test_a_kind_of_forgery_can_be_chosen(train: Train, tmp_path: Path) -> None:
-    assert train(tmp_path, "--epochs", 1, "--forgeries", "up-sampling", "--forged", 1)[0] == 0
-    assert load(tmp_path / "saved_model.pth").training["options"]["forgeries"] == ["up-sampling"]
+def test_mixing_changes_what_is_learned_and_is_repeatable(train: Train, tmp_path: Path) -> None:
+    losses = {}
+    for name, share in (("none", 0), ("mixed", 0.5), ("again", 0.5)):
+        assert train(tmp_path / name, "--epochs", 2, "--mixup", share)[0] == 0
+        losses[name] = [row["train_loss"] for row in epochs(tmp_path / name)]
+    assert losses["mixed"] == losses["again"]
+    assert losses["mixed"] != losses["none"]
+
+
+@pytest.mark.parametrize("kind", ["up-sampling", "face-swap"])
+def test_a_kind_of_forgery_can_be_chosen(train: Train, tmp_path: Path, kind: str) -> None:
+    assert train(tmp_path, "--epochs", 1, "--forgeries", kind, "--forged", 1)[0] == 0
+    assert load(tmp_path / "saved_model.pth").training["options"]["forgeries"] == [kind]

@@ -12,7 +12,15 @@ from PIL import Image
 
 from deepfake.faces import Face, crop_square
 from training.data import Sample, read_image
-from training.forgeries import Forger, Points, _similarity, part_swap, self_blend, up_sampled
+from training.forgeries import (
+    Forger,
+    Points,
+    _similarity,
+    face_swap,
+    part_swap,
+    self_blend,
+    up_sampled,
+)
 
 Portrait = tuple[Image.Image, Points]
 
@@ -73,6 +81,29 @@ def test_a_face_swapped_with_itself_stays_as_it_is(portraits: list[Portrait]) ->
         assert changed(crop, part_swap(crop, points, crop, points, random(seed))).mean() < 0.001
 
 
+def test_a_face_swap_brings_the_whole_face(portraits: list[Portrait]) -> None:
+    """A donor of one colour covers all landmarks, and nothing outside the face."""
+    crop, points = portraits[0]
+    blue = Image.new("RGB", (300, 300), (0, 0, 255))
+    middle, reach = points.mean(axis=0), 2.2 * np.hypot(*(points[1] - points[0]))
+    for seed in range(10):
+        mask = changed(crop, face_swap(crop, points, blue, points * 0.5 + 80, random(seed)))
+        assert all(mask[round(y), round(x)] for x, y in points)
+        rows, columns = np.nonzero(mask)
+        assert np.hypot(columns - middle[0], rows - middle[1]).max() < reach
+
+
+def test_a_face_swap_takes_nothing_from_outside_the_donor(portraits: list[Portrait]) -> None:
+    """Of a donor whose crop ends below the eyes, only what there is: no black forehead."""
+    crop, points = portraits[0]
+    white = Image.new("RGB", crop.size, (255, 255, 255))
+    top = round(points[:2, 1].max()) + 5
+    donor = white.crop((0, top, *white.size))
+    for seed in range(10):
+        made = face_swap(white, points, donor, points - (0, top), random(seed))
+        assert np.asarray(made).min() > 250
+
+
 @pytest.mark.parametrize("angle", [0, 0.4, -1.2, math.pi])
 def test_landmarks_are_laid_over_one_another(angle: float) -> None:
     points = random(1).uniform(0, 200, (5, 2))
@@ -131,6 +162,8 @@ def test_odd_landmarks_still_give_a_picture(portraits: list[Portrait], points: P
     for seed in range(10):
         assert part_swap(crop, points, donor, donor_points, random(seed)).size == (100, 100)
         assert part_swap(donor, donor_points, crop, points, random(seed)).size == donor.size
+        assert face_swap(crop, points, donor, donor_points, random(seed)).size == (100, 100)
+        assert face_swap(donor, donor_points, crop, points, random(seed)).size == donor.size
         assert self_blend(crop, points, random(seed)).size == (100, 100)
         assert up_sampled(crop, points, random(seed)).size == (100, 100)
 
