@@ -24,7 +24,7 @@ from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from training.cli import check_numbers, keep_memory, parser, run
 from training.data import LABELS, Sample, read_samples
-from training.forgeries import Points, part_swap, self_blend, up_sampled
+from training.forgeries import Points, face_swap, part_swap, self_blend, up_sampled
 from training.report import to_json
 from training.robustness import TREATMENTS
 
@@ -70,7 +70,7 @@ class Answer:
 
 
 def cases(pipeline: Pipeline, samples: list[Sample], seed: int) -> Iterator[Case]:
-    """Every photo in every form; donors of part swaps are the other photos, in turn."""
+    """Every photo in every form; donors of swaps are the other photos, in turn."""
     images = [decode(s.path.read_bytes()) for s in samples]
     faces = [_face(pipeline, image) for image in images]
     for i, (s, image) in enumerate(zip(samples, images, strict=True)):
@@ -83,10 +83,11 @@ def cases(pipeline: Pipeline, samples: list[Sample], seed: int) -> Iterator[Case
         rng = np.random.default_rng((seed, i))
         forged = {"self-blend": self_blend(crop, points, rng)}
         forged["up-sampling"] = up_sampled(crop, points, rng)
-        for donor, other in zip(samples, faces, strict=True):
-            if other is not None and other is not face:
-                swapped = part_swap(crop, points, other[1], other[2], rng)
-                forged[f"parts of {donor.path.stem}"] = swapped
+        for what, swap in (("parts", part_swap), ("face", face_swap)):
+            for donor, other in zip(samples, faces, strict=True):
+                if other is not None and other is not face:
+                    swapped = swap(crop, points, other[1], other[2], rng)
+                    forged[f"{what} of {donor.path.stem}"] = swapped
         for name, part in forged.items():
             whole = image.copy()
             whole.paste(part, (x, y))
