@@ -133,11 +133,12 @@ def check(opt: argparse.Namespace) -> argparse.Namespace:
     """Refuse options that cannot work before anything is read."""
     opt.train_size = opt.image_size if opt.train_size is None else opt.train_size
     opt.first_size = opt.train_size if opt.first_size is None else opt.first_size
-    sizes, more = ("image_size", "train_size", "first_size"), ("mixup", "seed", "workers")
+    sizes = ("image_size", "train_size", "first_size")
+    rates = ("weight_decay", "warmup_epochs", "mixup", "focal_gamma")
     check_numbers(
         opt,
         above_zero=("epochs", "passes", "batch_size", "lr", "patience", "clip", *sizes),
-        not_negative=("limit", "weight_decay", "warmup_epochs", "focal_gamma", *more),
+        not_negative=("limit", "seed", "workers", *rates),
     )
     if opt.folds == 1 or opt.folds < 0:
         raise DataError(f"--folds is {opt.folds}; 2 or more, or 0 for none.")
