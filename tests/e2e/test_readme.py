@@ -53,6 +53,8 @@ def test_the_answer_is_what_the_service_says(service: Service) -> None:
     shown = json.loads(text)
     assert answer["model"].pop("runtime") in ("openvino f32", "openvino bf16", "torch f32")
     shown["model"].pop("runtime")  # the processor's choice
+    for of_the_checkpoint in ("threshold", "uncertain_band", "false_positive_rate"):
+        assert answer[of_the_checkpoint] == shown[of_the_checkpoint]
     for kept in (answer, shown):
         kept["faces"][0]["box"] = [round(edge) for edge in kept["faces"][0]["box"]]
     assert flat(answer) == pytest.approx(flat(shown), abs=0.005)
