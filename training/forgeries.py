@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.random import Generator
@@ -28,6 +28,9 @@ from training.data import Sample, read_image
 
 Points = NDArray[np.float64]
 """(5, 2): eyes, nose's tip, mouth's corners, x and y in pixels of the crop."""
+
+Window = tuple[int, int, int, int]
+"""Left, top, right and bottom of a part of a picture, pixels."""
 
 # Centre and radii of each part in a frame whose unit is the distance between the eyes: x to the
 # picture's right along them, y down, origin midway between them.
@@ -92,12 +95,15 @@ def part_swap(
     Returns:
         An RGB image of the face's size.
     """
-    moved = _moved(donor, donor_points, face, points)
     names = list(PARTS)
     chosen = rng.choice(len(names), size=rng.integers(1, len(names) + 1), replace=False)
     mask = Image.new("L", face.size)
     for i in chosen:
         _draw(mask, points, PARTS[names[i]], rng)
+
+    def moved(window: Window) -> Image.Image:
+        return _moved(donor, donor_points, points, window)
+
     return _blend(face, moved, mask, points, rng, colour=rng.uniform(0.7, 1.0))
 
 
@@ -108,7 +114,8 @@ def face_swap(
 
     Takes and returns what ``part_swap`` does.
     """
-    moved = _moved(donor, donor_points, face, points)
+    everything = (0, 0, *face.size)
+    moved = _moved(donor, donor_points, points, everything)
     if rng.random() < 0.7:  # a network's face has the few pixels that it was trained with
         side = max(16, round(face.width * rng.uniform(0.25, 0.8)))
         down, up = Image.Resampling.BOX, Image.Resampling.BICUBIC
@@ -118,9 +125,9 @@ def face_swap(
     # Only where there is a donor: of a tight crop, brows or chin may be missing.
     known, edge = Image.new("L", donor.size), round(0.06 * donor.width)
     known.paste(255, (edge, edge, donor.width - edge, donor.height - edge))
-    here = _moved(known, donor_points, face, points, Image.Resampling.NEAREST)
+    here = _moved(known, donor_points, points, everything, Image.Resampling.NEAREST)
     mask = ImageChops.darker(mask, here)
-    return _blend(face, moved, mask, points, rng, colour=rng.uniform(0.7, 1.0))
+    return _blend(face, moved.crop, mask, points, rng, colour=rng.uniform(0.7, 1.0))
 
 
 def self_blend(face: Image.Image, points: Points, rng: Generator) -> Image.Image:
@@ -134,10 +141,13 @@ def self_blend(face: Image.Image, points: Points, rng: Generator) -> Image.Image
     # Output pixel p comes from centre + (p - centre - shift) / scale.
     x, y = centre - (centre + shift) / scale
     matrix = (1 / scale, 0, x, 0, 1 / scale, y)
-    over = over.transform(face.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
     mask = Image.new("L", face.size)
     _draw(mask, points, FACE, rng)
-    return _blend(under, over, mask, points, rng, colour=0.0)
+
+    def moved(window: Window) -> Image.Image:
+        return _transformed(over, matrix, window)
+
+    return _blend(under, moved, mask, points, rng, colour=0.0)
 
 
 def up_sampled(face: Image.Image, points: Points, rng: Generator) -> Image.Image:
@@ -167,7 +177,7 @@ def up_sampled(face: Image.Image, points: Points, rng: Generator) -> Image.Image
     if rng.random() < 0.5:
         mask.paste(0, (0, 0, *mask.size))
         _draw(mask, points, FACE, rng)
-    return _blend(face, forged, mask, points, rng, colour=0.0)
+    return _blend(face, forged.crop, mask, points, rng, colour=0.0)
 
 
 def _transposed(pixels: NDArray[np.float32], kernel: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -201,16 +211,28 @@ def _similarity(to: Points, back: Points) -> tuple[float, ...]:
 def _moved(
     donor: Image.Image,
     donor_points: Points,
-    face: Image.Image,
     points: Points,
+    window: Window,
     method: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Image.Image:
-    """The donor turned, scaled and shifted until its landmarks lie over the face's.
+    """The donor turned, scaled and shifted until its landmarks lie over a face's ``points``.
 
-    Black where the donor has nothing; as large as the face.
+    What of it lies in the window of that face's crop; black where the donor has nothing.
     """
-    matrix = _similarity(points, donor_points)
-    return donor.transform(face.size, Image.Transform.AFFINE, matrix, method)
+    return _transformed(donor, _similarity(points, donor_points), window, method)
+
+
+def _transformed(
+    image: Image.Image,
+    matrix: tuple[float, ...],
+    window: Window,
+    method: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """A window of what PIL's affine transformation makes of an image."""
+    a, b, c, d, e, f = matrix
+    x, y, right, bottom = window
+    here = (a, b, c + a * x + b * y, d, e, f + d * x + e * y)
+    return image.transform((right - x, bottom - y), Image.Transform.AFFINE, here, method)
 
 
 def _misfit(to: Points, back: Points) -> float:
@@ -250,20 +272,26 @@ def _down(points: Points) -> Points:
 
 def _blend(
     under: Image.Image,
-    over: Image.Image,
+    over: Callable[[Window], Image.Image],
     mask: Image.Image,
     points: Points,
     rng: Generator,
     colour: float,
 ) -> Image.Image:
-    """``over`` on ``under`` through the softened mask, after moving its colours by ``colour``."""
+    """``over`` on ``under`` through the softened mask, after moving its colours by ``colour``.
+
+    Only the window that the mask reaches is asked for and computed.
+    """
     unit = max(float(np.hypot(*(points[1] - points[0]))), 0.15 * under.width)
     soft = mask.filter(ImageFilter.GaussianBlur(unit * rng.uniform(0.01, 0.12)))
-    weight = np.asarray(soft, dtype=np.float32)[..., None] / 255
-    if rng.random() < 0.3:
-        weight = weight * rng.uniform(0.6, 0.95)
-    a, b = np.asarray(under, dtype=np.float32), np.asarray(over, dtype=np.float32)
-    inside = np.asarray(mask) > 127
+    strength = rng.uniform(0.6, 0.95) if rng.random() < 0.3 else 1.0
+    window = soft.getbbox()
+    if window is None:  # landmarks far outside: there is no face to forge
+        return under.copy()
+    weight = np.asarray(soft.crop(window), dtype=np.float32)[..., None] * (strength / 255)
+    a = np.asarray(under.crop(window), dtype=np.float32)
+    b = np.asarray(over(window), dtype=np.float32)
+    inside = np.asarray(mask.crop(window)) > 127
     if colour and inside.any():
         there, here = a[inside], b[inside]
         gain = 1 + colour * ((there.std(axis=0) + 1) / (here.std(axis=0) + 1) - 1)
@@ -271,7 +299,10 @@ def _blend(
         mean = here.mean(axis=0) + colour * (there.mean(axis=0) - here.mean(axis=0))
         b = (b - here.mean(axis=0)) * gain + mean
     mixed = a + weight * (b - a)
-    return Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
+    blended = under.copy()
+    part = Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
+    blended.paste(part, window)
+    return blended
 
 
 def _recolour(image: Image.Image, rng: Generator) -> Image.Image:

@@ -3,7 +3,8 @@
 Two studies, both measured on crops of the validation split, so that choosing by them is fair:
 
 leave-one-out   trained without one source and measured on it, for every source and for several
-                recipes: how far the detector carries to fakes it has never seen
+                recipes: how far the detector carries to fakes it has never seen, and whether it
+                leaves real photos alone that come from cameras it has never seen
 ablation        the recipe with one part changed: attention, loss, forgeries, augmentation ...
 
 All runs of a study share the options after `--`, which go to training.train as they are. Runs that
@@ -34,9 +35,11 @@ from deepfake.errors import DataError
 from deepfake.pipeline import Pipeline
 from training.cli import keep_memory, parser, run
 from training.data import of_split, read_image, read_samples
+from training.decisions import rates, threshold_at
 from training.report import Result, cell, columns, to_json
 from training.scores import auc_by_source, bootstrap, mean_over_sources, scores
 
+_SWAPS = ("part-swap", "face-swap", "self-blend")
 RECIPES = {
     "plain": ("--forged", "0", "--light", "1", "--evenness", "0", "--ema", "0"),
     "+ degradation": ("--forged", "0", "--evenness", "0", "--ema", "0"),
@@ -46,10 +49,13 @@ RECIPES = {
     "+ averaged weights": (),
     "+ up-sampling": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
     "+ larger margin": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
+    "face swaps for up-sampling": ("--forgeries", *_SWAPS),
+    "+ four times the epochs": ("--forgeries", *_SWAPS, "--epochs", "8"),
 }
 """Leave-one-out: from a plain start to the full recipe, one step after the other, and beyond."""
 
-WIDE = "+ larger margin"  # the recipe that takes other crops
+WIDE = tuple(RECIPES)[list(RECIPES).index("+ larger margin") :]  # those that take other crops
+REAL_CALLED_FAKE = 0.05  # of the sources trained on, where the threshold of leave-one-out lies
 
 ABLATIONS = {
     "full recipe": (),
@@ -62,7 +68,7 @@ ABLATIONS = {
     "never degraded": ("--light", "1"),
     "sources by size": ("--evenness", "0"),
     "without averaged weights": ("--ema", "0"),
-    "with face swaps": ("--forgeries", "part-swap", "face-swap", "self-blend"),
+    "with face swaps": ("--forgeries", *_SWAPS),
     "with mixup": ("--mixup", "0.2"),
 }
 BASE = "full recipe"
@@ -102,12 +108,15 @@ def arms_of(
     recipes = RECIPES if study == "leave-one-out" else ABLATIONS
     if unknown := [name for name in only if name not in recipes]:
         raise DataError(f"--only {unknown[0]!r} is not one of {', '.join(recipes)}.")
-    if WIDE in only and wide is None:
-        raise DataError(f"--only {WIDE!r} needs --wide, crops that were cut with a larger margin.")
+    needs = [name for name in only if name in WIDE]
+    if needs and wide is None:
+        raise DataError(
+            f"--only {needs[0]!r} needs --wide, crops that were cut with a larger margin."
+        )
     left_out = sources if study == "leave-one-out" else [""]
-    chosen = only or [name for name in recipes if name != WIDE or wide is not None]
+    chosen = only or [name for name in recipes if name not in WIDE or wide is not None]
     return [
-        Arm(name, recipes[name], source, wide if wide and name == WIDE else crops)
+        Arm(name, recipes[name], source, wide if wide and name in WIDE else crops)
         for name in chosen
         for source in left_out
     ]
@@ -150,16 +159,35 @@ def measure(checkpoint: Path, samples: list[Any]) -> list[Result]:
     return results
 
 
-def leave_one_out_row(results: list[Result], rounds: int) -> dict[str, Any]:
-    """AUC on the one source that the results are of, with its interval."""
-    labels, p_fake, groups, sources = columns(results)
+def leave_one_out_row(results: list[Result], left_out: str, rounds: int) -> dict[str, Any]:
+    """What a network says about the source that it was not trained on.
+
+    Args:
+        results: of photos of all sources.
+        left_out: that source.
+
+    Returns:
+        ``roc_auc`` on it, and the shares of its real photos and of its fakes that are called fake
+        at ``threshold``, the lowest that at most ``REAL_CALLED_FAKE`` of the other sources' real
+        photos exceed; each with its interval.
+    """
+    labels, p_fake, _, sources = columns(results)
+    seen = np.asarray(sources) != left_out
+    names = np.asarray(sources)[seen]
+    threshold = threshold_at(labels[seen], p_fake[seen], names, REAL_CALLED_FAKE)
+    own = [r for r in results if r.sample.source == left_out]
+    labels, p_fake, groups, sources = columns(own)
 
     def figures(rows: NDArray[np.int64]) -> dict[str, float]:
-        return {"roc_auc": scores(labels[rows], p_fake[rows])["roc_auc"]}
+        y, p = labels[rows], p_fake[rows]
+        real, fake = rates(y, p, np.asarray(sources)[rows], threshold)
+        found = {"roc_auc": scores(y, p)["roc_auc"]}
+        return found | {"real_called_fake": real, "fake_called_fake": fake}
 
-    every = np.arange(len(results))
-    interval = bootstrap(figures, groups, sources, rounds, seed=0)["roc_auc"]
-    return {"roc_auc": figures(every)["roc_auc"], "interval": interval}
+    values = figures(np.arange(len(own)))
+    spread = bootstrap(figures, groups, sources, rounds, seed=0)
+    row = {key: {"value": values[key], "interval": spread[key]} for key in values}
+    return {"threshold": threshold, **row}
 
 
 def ablation_row(results: list[Result], base: list[Result], rounds: int) -> dict[str, Any]:
@@ -184,13 +212,19 @@ def ablation_row(results: list[Result], base: list[Result], rounds: int) -> dict
     }
 
 
-def step_row(name: str, measured: dict[str, list[Result]], rounds: int) -> dict[str, Any]:
-    """Mean AUC over the sources left out, and what it gained on the recipe before.
+def step_row(
+    name: str,
+    measured: dict[str, list[Result]],
+    thresholds: dict[str, float],
+    rounds: int,
+) -> dict[str, Any]:
+    """Means over the sources left out, and what the AUC gained on the recipe before.
 
     Args:
         name: of a recipe.
         measured: by recipe, results of the same photos in the same order, each source's from the
             run that was not trained on it.
+        thresholds: of that recipe's run without each source.
     """
     names = list(RECIPES)
     before = measured.get(names[names.index(name) - 1]) if name != names[0] else None
@@ -199,32 +233,43 @@ def step_row(name: str, measured: dict[str, list[Result]], rounds: int) -> dict[
     if before:
         low, high = found["loss/roc_auc"]["interval"]
         row["gain"] = {"value": -found["loss/roc_auc"]["value"], "interval": (-high, -low)}
-    return row
+    labels, p_fake, groups, sources = columns(measured[name])
+    own = np.asarray(sources)
+    called = (p_fake > np.array([thresholds[s] for s in sources])).astype(float)
+
+    def figures(rows: NDArray[np.int64]) -> dict[str, float]:
+        shares = rates(labels[rows], called[rows], own[rows], 0.5)
+        return dict(zip(("real_called_fake", "fake_called_fake"), shares, strict=True))
+
+    values = figures(np.arange(len(called)))
+    spread = bootstrap(figures, groups, sources, rounds, seed=0)
+    return row | {key: {"value": values[key], "interval": spread[key]} for key in values}
 
 
 def markdown(report: dict[str, Any]) -> str:
     """The studies' tables."""
     lines: list[str] = []
     if study := report.get("leave-one-out"):
-        rows = study["rows"]
-        sources = sorted({s for row in rows.values() for s in row})
         lines += [
             "ROC-AUC on a source that was left out of training:",
             "",
-            "| recipe | " + " | ".join([*sources, "mean", "gained on the recipe before"]) + " |",
-            "|---" * (len(sources) + 3) + "|",
+            *_leave_one_out_table(
+                study, "roc_auc", (("mean", "mean"), ("gained on the recipe before", "gain"))
+            ),
+            "",
+            "Real photos of that source that are called fake, at a threshold that "
+            f"{REAL_CALLED_FAKE:.0%} of the real photos of the others exceed, and its fakes that "
+            "are found there:",
+            "",
+            *_leave_one_out_table(
+                study,
+                "real_called_fake",
+                (("mean", "real_called_fake"), ("fakes found, mean", "fake_called_fake")),
+            ),
+            "",
+            _options(study),
+            "",
         ]
-        for name, row in rows.items():
-            cells = [
-                cell(row[s]["roc_auc"], row[s]["interval"]) if s in row else "" for s in sources
-            ]
-            step = study.get("steps", {}).get(name, {})
-            cells += [
-                cell(step[key]["value"], step[key]["interval"]) if key in step else ""
-                for key in ("mean", "gain")
-            ]
-            lines.append("| " + " | ".join([name, *cells]) + " |")
-        lines += ["", _options(study), ""]
     if study := report.get("ablation"):
         rows = study["rows"]
         sources = sorted({s for row in rows.values() for s in row["sources"]})
@@ -246,6 +291,22 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _leave_one_out_table(
+    study: dict[str, Any], key: str, means: tuple[tuple[str, str], ...]
+) -> list[str]:
+    """One figure of every run, a line for each recipe, and the means (title, key) beside it."""
+    rows = study["rows"]
+    sources = sorted({s for row in rows.values() for s in row})
+    titles = ["recipe", *sources, *(title for title, _ in means)]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, row in rows.items():
+        step = study.get("steps", {}).get(name, {})
+        found = [row.get(s, {}).get(key) for s in sources] + [step.get(k) for _, k in means]
+        cells = [cell(f["value"], f["interval"]) if f else "" for f in found]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    return lines
+
+
 def _options(study: dict[str, Any]) -> str:
     options = " ".join(study["options"])
     return f"Options of every run: `{options}`; measured on crops of the validation split."
@@ -260,7 +321,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     args = parser(__doc__)
     args.add_argument("study", choices=("leave-one-out", "ablation"))
     args.add_argument("--crops", type=Path, default=Path("crops"), help="what training.crop wrote")
-    args.add_argument("--wide", type=Path, help=f"crops of a larger margin, for {WIDE!r}")
+    args.add_argument("--wide", type=Path, help=f"crops of a larger margin, from {WIDE[0]!r} on")
     args.add_argument("--out", type=Path, default=Path("runs/studies"), help="runs and tables")
     args.add_argument("--only", nargs="*", default=[], metavar="RECIPE", help="some of the recipes")
     args.add_argument("--rounds", type=int, default=500, help="bootstrap resamples")
@@ -293,23 +354,23 @@ def main() -> int:
     if opt.study == "ablation":
         arm = Arm(BASE, ABLATIONS[BASE], crops=opt.crops)
         base = measure(train(arm, opt.out, shared), validation[opt.crops])
-    measured: dict[str, list[Result]] = {}
+    measured: dict[str, list[Result]] = {}  # by recipe, of the source that was left out
     for number, arm in enumerate(arms, start=1):
         print(f"{arm.name} {arm.left_out} ({number} of {len(arms)})", flush=True)
         checkpoint = train(arm, opt.out, shared)
-        rows, val = study["rows"], validation[arm.crops]
+        rows, results = study["rows"], measure(checkpoint, validation[arm.crops])
         if arm.left_out:
-            chosen = [s for s in val if s.source == arm.left_out]
-            results = measure(checkpoint, chosen)
-            measured.setdefault(arm.name, []).extend(results)
-            row = leave_one_out_row(results, opt.rounds)
-            rows.setdefault(arm.name, {})[arm.left_out] = row
+            own = [r for r in results if r.sample.source == arm.left_out]
+            measured.setdefault(arm.name, []).extend(own)
+            row = rows.setdefault(arm.name, {})
+            row[arm.left_out] = leave_one_out_row(results, arm.left_out, opt.rounds)
             if arm.left_out == sources[-1]:
+                thresholds = {source: row[source]["threshold"] for source in sources}
                 steps = study.setdefault("steps", {})
-                steps[arm.name] = step_row(arm.name, measured, opt.rounds)
+                steps[arm.name] = step_row(arm.name, measured, thresholds, opt.rounds)
                 study["rows"] = {name: rows[name] for name in RECIPES if name in rows}
         else:
-            rows[arm.name] = ablation_row(measure(checkpoint, val), base, opt.rounds)
+            rows[arm.name] = ablation_row(results, base, opt.rounds)
         path.write_text(to_json(report), encoding="utf-8")
         (opt.out / "studies.md").write_text(markdown(report), encoding="utf-8")
     print(markdown(report))

@@ -190,6 +190,36 @@ def test_other_settings_do_not_mix_with_the_crops_there(
     assert stamps(crops) == before
 
 
+def test_crops_of_another_format_are_the_same_pictures(
+    command: Command, photos: Path, cropped: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ("--data", photos, "--out", out, "--max-side", 400, "--format", "bmp")
+    assert command("training.crop", *options)[0] == 0
+    rows = {row["path"]: row for row in table(out / "manifest.csv")}
+    assert len(rows) == 4
+    for row in table(cropped / "manifest.csv"):
+        name = row["path"].removesuffix("png") + "bmp"
+        assert rows[name] == row | {"path": name}
+        with Image.open(out / name) as crop, Image.open(cropped / row["path"]) as other:
+            assert (crop.format, crop.mode) == ("BMP", other.mode)
+            np.testing.assert_array_equal(np.asarray(crop), np.asarray(other))
+    assert "other settings" in sentence(command("training.crop", *options[:-2]))
+
+
+def test_crops_from_before_there_were_formats_are_gone_on_with(
+    command: Command, photos: Path, crops: Path
+) -> None:
+    journal = crops / "journal.jsonl"
+    first, *rest = journal.read_text().splitlines(keepends=True)
+    settings = json.loads(first)["settings"]
+    assert settings.pop("format") == "png"
+    journal.write_text("".join([json.dumps({"settings": settings}) + "\n", *rest]))
+    before = stamps(crops)
+    assert command("training.crop", "--data", photos, "--out", crops, "--max-side", 400)[0] == 0
+    assert stamps(crops) == before
+
+
 def test_of_a_manifest_the_crops_keep_labels_sources_groups_and_splits(
     command: Command, tmp_path: Path
 ) -> None:

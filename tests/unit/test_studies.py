@@ -62,11 +62,14 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones() -> None:
 def test_a_larger_margin_is_tried_on_crops_that_have_it() -> None:
     arms = arms_of("leave-one-out", ["a"], [], CROPS, Path("wide"))
     assert {arm.name: arm.crops for arm in arms} == {
-        name: Path("wide") if name == WIDE else CROPS for name in RECIPES
+        name: Path("wide") if name in WIDE else CROPS for name in RECIPES
     }
-    assert WIDE not in {arm.name for arm in arms_of("leave-one-out", ["a"], [], CROPS)}
+    narrow = {arm.name for arm in arms_of("leave-one-out", ["a"], [], CROPS)}
+    assert narrow == set(RECIPES) - set(WIDE)
+    assert "+ larger margin" in WIDE
+    assert "plain" not in WIDE
     with pytest.raises(DataError, match="needs --wide"):
-        arms_of("leave-one-out", ["a"], [WIDE], CROPS)
+        arms_of("leave-one-out", ["a"], ["plain", WIDE[-1]], CROPS)
 
 
 def test_what_a_part_is_worth_is_counted_on_the_same_photos() -> None:
@@ -87,28 +90,51 @@ def test_a_step_is_compared_with_the_recipe_before_it_and_no_other() -> None:
     worse = answers({"a": ((0.1, 0.8), (0.6, 0.9)), "b": ((0.1, 0.2), (0.8, 0.9))})
     better = answers({"a": ((0.1, 0.2), (0.6, 0.9)), "b": ((0.1, 0.2), (0.8, 0.9))})
     measured = {names[0]: worse, names[1]: better, names[3]: better}
-    first, second, fourth = (step_row(names[i], measured, rounds=50) for i in (0, 1, 3))
+    first, second, fourth = (
+        step_row(names[i], measured, thresholds={"a": 0.5, "b": 0.95}, rounds=50) for i in (0, 1, 3)
+    )
     assert first["mean"]["value"] == pytest.approx((0.75 + 1) / 2)
     assert second["gain"]["value"] == pytest.approx((0.25 + 0) / 2)
     low, high = second["gain"]["interval"]
     assert 0 <= low < 0.125 < high
     assert "gain" not in first
     assert "gain" not in fourth  # the third was not run
+    # Each source has the threshold of the run without it.
+    assert first["real_called_fake"]["value"] == pytest.approx((1 / 2 + 0) / 2)
+    assert first["fake_called_fake"]["value"] == pytest.approx((2 / 2 + 0) / 2)
+
+
+def test_the_threshold_for_a_source_left_out_is_that_of_the_others() -> None:
+    # Of 20 real photos one may be above it: it lies on the second highest.
+    seen = (*(i / 100 for i in range(18)), 0.3, 0.9)
+    results = answers({"seen": (seen, (0.95,)), "new": ((0.1, 0.35, 0.4, 0.2), (0.25, 0.8))})
+    row = leave_one_out_row(results, "new", rounds=50)
+    assert row["threshold"] == pytest.approx(0.3)
+    assert row["real_called_fake"]["value"] == pytest.approx(2 / 4)
+    assert row["fake_called_fake"]["value"] == pytest.approx(1 / 2)
+    assert row["roc_auc"]["value"] == pytest.approx(6 / 8)
+    low, high = row["real_called_fake"]["interval"]
+    assert 0 <= low < 0.5 < high <= 1
 
 
 def test_the_tables_leave_a_gap_where_a_run_is_still_to_come() -> None:
-    row = leave_one_out_row(answers({"a": ((0.1, 0.6), (0.5, 0.9))}), rounds=50)
-    assert row["roc_auc"] == pytest.approx(0.75)
+    results = answers({"a": ((0.1, 0.6), (0.5, 0.9)), "b": ((0.2,), (0.7,))})
+    row = leave_one_out_row(results, "a", rounds=50)
     rows = {"plain": {"a": row, "b": row}, "+ forgeries": {"a": row}}
     report = {"leave-one-out": {"options": ["--epochs", "2"], "rows": rows}}
     mean = {"value": 0.75, "interval": (0.7, 0.8)}
-    report["leave-one-out"]["steps"] = {"plain": {"mean": mean}}
+    share = {"value": 0.5, "interval": (0.0, 1.0)}
+    step = {"mean": mean, "real_called_fake": share, "fake_called_fake": mean}
+    report["leave-one-out"]["steps"] = {"plain": step}
     lines = markdown(report).splitlines()
-    plain = next(line for line in lines if line.startswith("| plain"))
-    partial = next(line for line in lines if line.startswith("| + forgeries"))
+    plain, called = (line for line in lines if line.startswith("| plain"))
+    for partial in (line for line in lines if line.startswith("| + forgeries")):
+        assert partial.count("|") == plain.count("|")
+        assert partial.endswith("|  |  |  |")
+    assert plain.startswith("| plain | 0.750 (")
     assert plain.endswith("| 0.750 (0.700-0.800) |  |")
-    assert partial.count("|") == plain.count("|")
-    assert partial.endswith("|  |  |  |")
+    assert called.startswith("| plain | 0.500 (")
+    assert called.endswith("| 0.500 (0.000-1.000) | 0.750 (0.700-0.800) |")
     assert "`--epochs 2`" in lines[-1]
 
 
