@@ -5,7 +5,8 @@ Two studies, both measured on crops of the validation split, so that choosing by
 leave-one-out   trained without one source and measured on it, for every source and for several
                 recipes: how far the detector carries to fakes it has never seen, and whether it
                 leaves real photos alone that come from cameras it has never seen
-ablation        the recipe with one part changed: attention, loss, forgeries, augmentation ...
+ablation        the recipe with one part changed: attention, loss, forgeries, augmentation ...;
+                with --seeds 1 2 3 trained three times each, since chance alone does a lot
 
 All runs of a study share the options after `--`, which go to training.train as they are. Runs that
 are done are not run again, so a study can be made piece by piece; every call adds its figures to
@@ -21,6 +22,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +37,9 @@ from deepfake.errors import DataError
 from deepfake.pipeline import Pipeline
 from training.cli import keep_memory, parser, run
 from training.data import of_split, read_image, read_samples
-from training.decisions import rates, threshold_at
+from training.decisions import mean_over_cells, rates, threshold_at
 from training.report import Result, cell, columns, to_json
-from training.scores import auc_by_source, bootstrap, mean_over_sources, scores
+from training.scores import auc_by_source, bootstrap, scores
 
 _SWAPS = ("part-swap", "face-swap", "self-blend")
 RECIPES = {
@@ -59,7 +61,6 @@ REAL_CALLED_FAKE = 0.05  # of the sources trained on, where the threshold of lea
 
 ABLATIONS = {
     "full recipe": (),
-    "another seed": ("--seed", "1"),  # what chance does: less than that says nothing
     "without CBAM": ("--no-cbam",),
     "cross-entropy": ("--focal-gamma", "0", "--focal-alpha", "1"),
     "160 px": ("--image-size", "160"),
@@ -83,22 +84,30 @@ class Arm:
         options: what it changes, for training.train.
         left_out: the source it is not trained on; empty in an ablation.
         crops: what it is trained and measured on.
+        seed: instead of the one in the options that are shared.
     """
 
     name: str
     options: tuple[str, ...]
     left_out: str = ""
     crops: Path = Path("crops")
+    seed: int | None = None
 
     @property
     def folder(self) -> str:
         """Name of its folder."""
         text = f"{self.name}--{self.left_out}" if self.left_out else self.name
+        text += "" if self.seed is None else f"--seed-{self.seed}"
         return "".join(c if c.isalnum() or c == "-" else "_" for c in text)
 
 
 def arms_of(
-    study: str, sources: list[str], only: list[str], crops: Path, wide: Path | None = None
+    study: str,
+    sources: list[str],
+    only: list[str],
+    crops: Path,
+    wide: Path | None = None,
+    seeds: Sequence[int | None] = (None,),
 ) -> list[Arm]:
     """The runs of a study, of all its recipes or of those named.
 
@@ -116,9 +125,10 @@ def arms_of(
     left_out = sources if study == "leave-one-out" else [""]
     chosen = only or [name for name in recipes if name not in WIDE or wide is not None]
     return [
-        Arm(name, recipes[name], source, wide if wide and name in WIDE else crops)
+        Arm(name, recipes[name], source, wide if wide and name in WIDE else crops, seed)
         for name in chosen
         for source in left_out
+        for seed in seeds
     ]
 
 
@@ -129,6 +139,8 @@ def train(arm: Arm, out: Path, shared: list[str]) -> Path:
     options = [*shared, *arm.options]  # the last of two alike counts
     if arm.left_out:
         options += ["--leave-out", arm.left_out]
+    if arm.seed is not None:
+        options += ["--seed", str(arm.seed)]
     wanted = json.dumps(options)
     if not (finished.is_file() and finished.read_text(encoding="utf-8") == wanted):
         command = [sys.executable, "-m", "training.train", "--data", str(arm.crops)]
@@ -190,25 +202,49 @@ def leave_one_out_row(results: list[Result], left_out: str, rounds: int) -> dict
     return {"threshold": threshold, **row}
 
 
-def ablation_row(results: list[Result], base: list[Result], rounds: int) -> dict[str, Any]:
-    """Mean AUC and accuracy over sources, and what the base has more, on the same photos."""
-    labels, p_fake, groups, sources = columns(results)
-    theirs = columns(base)[1]
-    names = np.asarray(sources)
+def ablation_row(
+    results: list[list[Result]], base: list[list[Result]], rounds: int
+) -> dict[str, Any]:
+    """Mean AUC and accuracy over sources, and what the base has more, on the same photos.
 
-    def figures(rows: NDArray[np.int64]) -> dict[str, float]:
-        y, s = labels[rows], names[rows].tolist()
-        own, other = (mean_over_sources(y, p[rows], s) for p in (p_fake, theirs))
+    Args:
+        results: of one run for each seed, of the same photos in the same order.
+        base: of the runs it is compared with, one for each of these seeds.
+
+    Returns:
+        Means over the seeds. Their intervals are of bootstrap samples of the photos and of the
+        seeds, which are drawn alike for both.
+    """
+    labels, _, groups, sources = columns(base[0])
+    names = np.asarray(sources)
+    own, other = (np.stack([columns(run)[1] for run in runs]) for runs in (results, base))
+
+    def of_one(p_fake: NDArray[np.float64], rows: NDArray[np.int64]) -> dict[str, float]:
+        y, p, s = labels[rows], p_fake[rows], names[rows]
+        aucs, right = auc_by_source(y, p, s.tolist()), (p > 0.5) == (y == 1)
+        return {
+            "roc_auc": float(np.mean(list(aucs.values()))) if aucs else float("nan"),
+            "accuracy": mean_over_cells(right, np.ones(len(y), dtype=bool), s),
+        }
+
+    def of_seeds(rows: NDArray[np.int64], seeds: NDArray[np.int64]) -> dict[str, float]:
         found: dict[str, float] = {}
+        pairs = [(of_one(own[i], rows), of_one(other[i], rows)) for i in seeds]
         for key in ("roc_auc", "accuracy"):
-            found |= {key: own[key], f"loss/{key}": other[key] - own[key]}
+            found[key] = float(np.mean([a[key] for a, _ in pairs]))
+            found[f"loss/{key}"] = float(np.mean([b[key] - a[key] for a, b in pairs]))
         return found
 
-    every = np.arange(len(results))
-    values, spread = figures(every), bootstrap(figures, groups, sources, rounds, seed=0)
+    count = len(results)
+    rng = np.random.default_rng(1)
+    values = of_seeds(np.arange(len(labels)), np.arange(count))
+    spread = bootstrap(
+        lambda rows: of_seeds(rows, rng.integers(count, size=count)), groups, sources, rounds, 0
+    )
+    aucs = [auc_by_source(labels, p_fake, sources) for p_fake in own]
     return {
         "mean": {key: {"value": values[key], "interval": spread[key]} for key in values},
-        "sources": auc_by_source(labels, p_fake, sources),
+        "sources": {s: float(np.mean([row[s] for row in aucs])) for s in aucs[0]},
     }
 
 
@@ -228,7 +264,7 @@ def step_row(
     """
     names = list(RECIPES)
     before = measured.get(names[names.index(name) - 1]) if name != names[0] else None
-    found = ablation_row(measured[name], before or measured[name], rounds)["mean"]
+    found = ablation_row([measured[name]], [before or measured[name]], rounds)["mean"]
     row = {"mean": found["roc_auc"]}
     if before:
         low, high = found["loss/roc_auc"]["interval"]
@@ -271,11 +307,12 @@ def markdown(report: dict[str, Any]) -> str:
             "",
         ]
     if study := report.get("ablation"):
-        rows = study["rows"]
+        rows, seeds = study["rows"], study.get("seeds")
         sources = sorted({s for row in rows.values() for s in row["sources"]})
         head = ["recipe", "ROC-AUC", "lost", "accuracy", "lost", *(f"AUC {s}" for s in sources)]
         lines += [
-            "One part of the recipe changed, and what is lost by it, on the same crops:",
+            "One part of the recipe changed, and what is lost by it, on the same crops"
+            + (f"; means of the seeds {', '.join(map(str, seeds))}:" if seeds else ":"),
             "",
             "| " + " | ".join(head) + " |",
             "|---" * len(head) + "|",
@@ -323,12 +360,65 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     args.add_argument("--crops", type=Path, default=Path("crops"), help="what training.crop wrote")
     args.add_argument("--wide", type=Path, help=f"crops of a larger margin, from {WIDE[0]!r} on")
     args.add_argument("--out", type=Path, default=Path("runs/studies"), help="runs and tables")
+    args.add_argument(
+        "--seeds", type=int, nargs="+", help="of an ablation's runs; default: that after --"
+    )
     args.add_argument("--only", nargs="*", default=[], metavar="RECIPE", help="some of the recipes")
     args.add_argument("--rounds", type=int, default=500, help="bootstrap resamples")
     own, shared = sys.argv[1:], []
     if "--" in own:
         own, shared = own[: own.index("--")], own[own.index("--") + 1 :]
-    return args.parse_args(own), shared
+    opt = args.parse_args(own)
+    if opt.seeds and opt.study != "ablation":
+        raise DataError("--seeds is for an ablation; for leave-one-out give --seed N after --.")
+    return opt, shared
+
+
+def ablation(
+    opt: argparse.Namespace, shared: list[str], validation: list[Any], study: dict[str, Any]
+) -> Iterator[None]:
+    """Fill the study's rows, one recipe after the other."""
+    seeds: list[int | None] = opt.seeds or [None]
+    # The base comes first: all others are compared with it.
+    names = [BASE, *(name for name in opt.only or ABLATIONS if name != BASE)]
+    arms = arms_of("ablation", [], names, opt.crops, seeds=seeds)
+    runs: dict[str, list[list[Result]]] = {}
+    for number, arm in enumerate(arms, start=1):
+        print(f"{arm.folder} ({number} of {len(arms)})", flush=True)
+        done = runs.setdefault(arm.name, [])
+        done.append(measure(train(arm, opt.out, shared), validation))
+        if len(done) == len(seeds):
+            study["rows"][arm.name] = ablation_row(done, runs[BASE], opt.rounds)
+            study["rows"] = {
+                name: study["rows"][name] for name in ABLATIONS if name in study["rows"]
+            }
+            yield
+
+
+def leave_one_out(
+    opt: argparse.Namespace,
+    shared: list[str],
+    validation: dict[Path, list[Any]],
+    study: dict[str, Any],
+) -> Iterator[None]:
+    """Fill the study's rows and steps, one run after the other."""
+    sources = sorted({s.source for s in validation[opt.crops]})
+    arms = arms_of("leave-one-out", sources, opt.only, opt.crops, opt.wide)
+    measured: dict[str, list[Result]] = {}  # by recipe, of the source that was left out
+    for number, arm in enumerate(arms, start=1):
+        print(f"{arm.name} {arm.left_out} ({number} of {len(arms)})", flush=True)
+        results = measure(train(arm, opt.out, shared), validation[arm.crops])
+        own = [r for r in results if r.sample.source == arm.left_out]
+        measured.setdefault(arm.name, []).extend(own)
+        rows = study["rows"]
+        row = rows.setdefault(arm.name, {})
+        row[arm.left_out] = leave_one_out_row(results, arm.left_out, opt.rounds)
+        if arm.left_out == sources[-1]:
+            thresholds = {source: row[source]["threshold"] for source in sources}
+            steps = study.setdefault("steps", {})
+            steps[arm.name] = step_row(arm.name, measured, thresholds, opt.rounds)
+            study["rows"] = {name: rows[name] for name in RECIPES if name in rows}
+        yield
 
 
 def main() -> int:
@@ -338,39 +428,22 @@ def main() -> int:
     opt.out.mkdir(parents=True, exist_ok=True)
     path = opt.out / "studies.json"
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    options = shareable(shared)
-    study = report.setdefault(opt.study, {"options": options, "rows": {}})
-    if study["options"] != options:
+    settings = {"options": shareable(shared), "seeds": opt.seeds}
+    study = report.setdefault(opt.study, {**settings, "rows": {}})
+    if {key: study.get(key) for key in settings} != settings:
         raise DataError(
-            f"{path} is of runs with other options ({' '.join(study['options'])}); give the same "
-            "after --, or another --out."
+            f"{path} is of runs with other options ({' '.join(study['options'])}, seeds "
+            f"{study.get('seeds')}); give the same, or another --out."
         )
     folders = [opt.crops, *([opt.wide] if opt.wide else [])]
     validation = {folder: of_split(read_samples(folder), "val") for folder in folders}
     if len({tuple(s.name for s in samples) for samples in validation.values()}) > 1:
         raise DataError(f"{opt.crops} and {opt.wide} have not the same validation photos.")
-    sources = sorted({s.source for s in validation[opt.crops]})
-    arms = arms_of(opt.study, sources, opt.only, opt.crops, opt.wide)
     if opt.study == "ablation":
-        arm = Arm(BASE, ABLATIONS[BASE], crops=opt.crops)
-        base = measure(train(arm, opt.out, shared), validation[opt.crops])
-    measured: dict[str, list[Result]] = {}  # by recipe, of the source that was left out
-    for number, arm in enumerate(arms, start=1):
-        print(f"{arm.name} {arm.left_out} ({number} of {len(arms)})", flush=True)
-        checkpoint = train(arm, opt.out, shared)
-        rows, results = study["rows"], measure(checkpoint, validation[arm.crops])
-        if arm.left_out:
-            own = [r for r in results if r.sample.source == arm.left_out]
-            measured.setdefault(arm.name, []).extend(own)
-            row = rows.setdefault(arm.name, {})
-            row[arm.left_out] = leave_one_out_row(results, arm.left_out, opt.rounds)
-            if arm.left_out == sources[-1]:
-                thresholds = {source: row[source]["threshold"] for source in sources}
-                steps = study.setdefault("steps", {})
-                steps[arm.name] = step_row(arm.name, measured, thresholds, opt.rounds)
-                study["rows"] = {name: rows[name] for name in RECIPES if name in rows}
-        else:
-            rows[arm.name] = ablation_row(results, base, opt.rounds)
+        steps = ablation(opt, shared, validation[opt.crops], study)
+    else:
+        steps = leave_one_out(opt, shared, validation, study)
+    for _ in steps:  # after each, what there is is kept
         path.write_text(to_json(report), encoding="utf-8")
         (opt.out / "studies.md").write_text(markdown(report), encoding="utf-8")
     print(markdown(report))

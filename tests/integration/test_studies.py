@@ -39,6 +39,10 @@ def test_every_source_is_measured_by_a_network_that_has_not_seen_it(
     difference = second["mean"]["value"] - first["mean"]["value"]
     assert second["gain"]["value"] == pytest.approx(difference)
     assert "gain" not in first
+    for name in RECIPES:
+        shares = [study["rows"][name][s]["real_called_fake"]["value"] for s in "ab"]
+        mean = study["steps"][name]["real_called_fake"]["value"]
+        assert mean == pytest.approx(sum(shares) / 2)
     for source in "ab":
         options = json.loads((tmp_path / f"plain--{source}" / "finished").read_text())
         assert options[-2:] == ["--leave-out", source]
@@ -51,6 +55,35 @@ def test_every_source_is_measured_by_a_network_that_has_not_seen_it(
     assert again.returncode == 0, again.stderr
     assert {p: p.stat().st_mtime_ns for p in made} == made  # none was trained again
     assert json.loads((tmp_path / "studies.json").read_text())["leave-one-out"] == study
+
+
+def test_what_a_part_is_worth_is_told_by_runs_with_several_seeds(
+    command: Command, two_sources: Path, tmp_path: Path
+) -> None:
+    call = ["training.studies", "ablation", "--crops", two_sources, "--out", tmp_path]
+    call += ["--rounds", 20, "--only", "without CBAM", "--seeds", 1, 2]
+    options = ["--", *TRAIN_OPTIONS, "--epochs", 1]
+    done = program(*call, *options)
+    assert done.returncode == 0, done.stderr
+    study = json.loads((tmp_path / "studies.json").read_text())["ablation"]
+    assert list(study["rows"]) == ["full recipe", "without CBAM"]
+    base, changed = (row["mean"] for row in study["rows"].values())
+    lost = base["accuracy"]["value"] - changed["accuracy"]["value"]
+    assert changed["loss/accuracy"]["value"] == pytest.approx(lost)
+    assert base["loss/accuracy"]["value"] == 0
+    assert "means of the seeds 1, 2:" in done.stdout
+    options_of = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("*/finished")}
+    assert {(name, *given[-2:]) for name, given in options_of.items()} == {
+        (f"{name}--seed-{seed}", "--seed", seed)
+        for name in ("full_recipe", "without_CBAM")
+        for seed in "12"
+    }
+    assert {"--no-cbam" in given for given in options_of.values()} == {False, True}
+
+    call[-1] = 3
+    said = sentence(command(*call, *options))
+    assert "runs with other options" in said
+    assert "seeds [1, 2]" in said
 
 
 def test_wide_crops_of_other_photos_are_refused(

@@ -75,14 +75,40 @@ def test_a_larger_margin_is_tried_on_crops_that_have_it() -> None:
 def test_what_a_part_is_worth_is_counted_on_the_same_photos() -> None:
     base = answers({"a": ((0.1, 0.2, 0.3, 0.4), (0.6, 0.7, 0.8, 0.9)), "b": ((0.1,), (0.9,))})
     worse = answers({"a": ((0.1, 0.2, 0.3, 0.8), (0.6, 0.7, 0.4, 0.9)), "b": ((0.1,), (0.9,))})
-    row = ablation_row(worse, base, rounds=50)
+    row = ablation_row([worse], [base], rounds=50)
     assert row["mean"]["accuracy"]["value"] == pytest.approx((6 / 8 + 1) / 2)
     assert row["mean"]["loss/accuracy"]["value"] == pytest.approx((2 / 8 + 0) / 2)
     assert row["mean"]["loss/roc_auc"]["value"] == pytest.approx((3 / 16 + 0) / 2)
     low, high = row["mean"]["loss/accuracy"]["interval"]
     assert 0 <= low < 0.125 < high
-    same = ablation_row(base, base, rounds=20)
+    same = ablation_row([base], [base], rounds=20)
     assert same["mean"]["loss/roc_auc"]["interval"] == (0, 0)
+
+
+def test_what_a_part_is_worth_is_a_mean_over_seeds_and_as_uncertain_as_they_are() -> None:
+    good = answers({"a": ((0.1, 0.2, 0.3, 0.4), (0.6, 0.7, 0.8, 0.9))})
+    bad = answers({"a": ((0.9, 0.8, 0.7, 0.6), (0.4, 0.3, 0.2, 0.1))})
+    row = ablation_row([bad, good], [good, good], rounds=200)
+    assert row["mean"]["roc_auc"]["value"] == pytest.approx(0.5)
+    assert row["mean"]["loss/accuracy"]["value"] == pytest.approx(0.5)
+    # Either seed alone says something else, whatever the photos: all or nothing is lost.
+    assert row["mean"]["loss/roc_auc"]["interval"] == pytest.approx((0, 1))
+    assert row["sources"] == {"a": pytest.approx(0.5)}
+    # Seeds are drawn alike for both: one that is bad for both costs nothing.
+    alike = ablation_row([bad, good], [bad, good], rounds=50)
+    assert alike["mean"]["loss/roc_auc"]["interval"] == (0, 0)
+    assert alike["mean"]["roc_auc"]["interval"] == pytest.approx((0, 1))
+
+
+def test_every_recipe_is_run_with_every_seed() -> None:
+    arms = arms_of("ablation", [], [BASE, "160 px"], CROPS, seeds=(3, 4))
+    assert [(arm.name, arm.seed) for arm in arms] == [
+        (BASE, 3),
+        (BASE, 4),
+        ("160 px", 3),
+        ("160 px", 4),
+    ]
+    assert len({arm.folder for arm in arms}) == 4
 
 
 def test_a_step_is_compared_with_the_recipe_before_it_and_no_other() -> None:
