@@ -21,6 +21,7 @@ from deepfake.checkpoint import Checkpoint
 from deepfake.faces import FaceDetector, crop_face
 from deploy.torchserve import ROOT
 from training.cli import keep_memory
+from training.crop import FORMATS
 from training.data import of_split, read_samples
 from training.depthwise import FastDepthwise
 from training.forgeries import Forger
@@ -35,21 +36,24 @@ EYES_NOSE_MOUTH = "77 95 147 95 112 135 84 170 140 170"  # of a face that fills 
 
 def throughput(checkpoint: Checkpoint, rounds: int) -> dict[str, Any]:
     """Images per second of a run of training.train, of bare steps on a batch in memory, and of
-    one loading process.
+    one loading process with crops of either format.
 
     With the options that training has by default on this machine. The run's figure has everything
     in it: reading, augmenting, forging, loading.
     """
     size = checkpoint.model.image_size
     with tempfile.TemporaryDirectory() as folder:
-        crops = crops_in(Path(folder, "crops"), size)
+        folders = {form: crops_in(Path(folder, form), size, form) for form in FORMATS}
+        crops = folders["png"]
         command = [sys.executable, "-m", "training.train", "--data", str(crops)]
         command += ["--out", f"{folder}/run", "--backbone", checkpoint.model.backbone_name]
         command += ["--image-size", str(size), "--batch-size", str(BATCH), "--epochs", "2"]
         command += ["--no-pretrained"]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
         lines = Path(folder, "run", "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        loader = loader_rate(crops, size)
+        for form in folders:  # uncounted: files come from memory then, whichever is first
+            loader_rate(folders[form], size)
+        loader = {form: loader_rate(folders[form], size) for form in folders}
     run = json.loads(lines[-1])["images_per_second"]
     return {"run": run, "steps": step_rates(checkpoint, rounds), "loader": loader}
 
@@ -64,8 +68,12 @@ def loader_rate(crops: Path, size: int) -> float:
     return len(data) / (time.perf_counter() - started)
 
 
-def crops_in(folder: Path, side: int) -> Path:
-    """A folder of crops as training.crop leaves it, of the fixtures' faces again and again."""
+def crops_in(folder: Path, side: int, form: str) -> Path:
+    """A folder of crops as training.crop leaves it, of the fixtures' faces again and again.
+
+    Args:
+        form: one of training.crop's file formats.
+    """
     folder.mkdir()
     detector = FaceDetector()
     faces = []
@@ -76,9 +84,9 @@ def crops_in(folder: Path, side: int) -> Path:
         rows = csv.writer(file)
         rows.writerow(["path", "label", "split", "landmarks"])
         for i in range(IMAGES + 2 * BATCH):
-            faces[i % len(faces)].save(folder / f"{i}.png")
+            faces[i % len(faces)].save(folder / f"{i}.{form}", **FORMATS[form])
             split = "train" if i < IMAGES else "val"
-            rows.writerow([f"{i}.png", ("real", "fake")[i % 2], split, EYES_NOSE_MOUTH])
+            rows.writerow([f"{i}.{form}", ("real", "fake")[i % 2], split, EYES_NOSE_MOUTH])
     return folder
 
 
@@ -122,7 +130,10 @@ def as_rows(found: dict[str, Any]) -> list[str]:
     own = list(found["steps"].values())[-1]
     rows = [(f"the network step alone, {kind}", rate) for kind, rate in found["steps"].items()]
     rows += [("`training.train`, all of it", found["run"])]
-    rows += [("the loader alone, one process", found["loader"])]
+    rows += [
+        (f"the loader alone, one process, crops as {form.upper()}", rate)
+        for form, rate in found["loader"].items()
+    ]
     return [
         f"Batches of {BATCH}; the last step is the one that `training.train` takes.",
         "",
