@@ -49,7 +49,8 @@ def confusion(labels: Ints, p_fake: Floats, threshold: float = 0.5) -> list[list
 
 def equal_error_rate(labels: Ints, p_fake: Floats) -> float:
     """The error rate at the threshold where false positives and false negatives are alike."""
-    fpr, tpr, _ = metrics.roc_curve(labels, p_fake)
+    # All points: those left out by default may be where the two meet.
+    fpr, tpr, _ = metrics.roc_curve(labels, p_fake, drop_intermediate=False)
     fnr = 1 - tpr
     i = int(np.argmin(np.abs(fnr - fpr)))
     return float((fpr[i] + fnr[i]) / 2)

@@ -57,7 +57,13 @@ def _create(opt: argparse.Namespace, say: Callable[..., None]) -> DeepfakeDetect
 
 def _load(model: DeepfakeDetector, path: Path) -> str:
     """Load what fits of a timm state dict or one of our checkpoints; says how much that was."""
-    weights = _state_dict(path)
+    weights, backbone_name = _state_dict(path)
+    if backbone_name not in ("", model.backbone_name):
+        # Their tensors may well fit: efficientnet_b4 and tf_efficientnet_b4 differ in padding only.
+        raise DataError(
+            f"{path} is a checkpoint of {backbone_name}, not of {model.backbone_name}; "
+            f"give --backbone {backbone_name}, or make a larger one from it with training.grow."
+        )
     ours = model.state_dict()
     if not any(k.startswith("backbone.") for k in weights):
         weights = {f"backbone.{k}": v for k, v in weights.items()}
@@ -73,15 +79,19 @@ def _load(model: DeepfakeDetector, path: Path) -> str:
     return f"{found} of {len(backbone)} backbone tensors, {len(fitting)} in all"
 
 
-def _state_dict(path: Path) -> Mapping[str, Tensor]:
+def _state_dict(path: Path) -> tuple[Mapping[str, Tensor], str]:
+    """The weights in a file and, where it is one of our checkpoints, their backbone's name."""
     if not path.is_file():
         raise DataError(f"--init {path} does not exist.")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler fails in a dozen types on bytes that are no pickle
         raise DataError(f"--init {path} is damaged or holds more than weights.") from error
+    name = ""
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        config = content.get("model")
+        name = str(config.get("backbone", "")) if isinstance(config, dict) else ""
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise DataError(f"--init {path} is not a state dict.")
-    return content
+    return content, name

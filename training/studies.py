@@ -13,13 +13,16 @@ are done are not run again, so a study can be made piece by piece; every call ad
 studies.json and studies.md. What a recipe gained on the one before is of two recipes of one call;
 let the last call have them all:
 
-    python -m training.studies leave-one-out -- --backbone tf_efficientnet_lite0 --epochs 3
+    python -m training.studies leave-one-out -- \\
+      --backbone tf_efficientnet_lite0 --epochs 3 --warmup-epochs 0.2
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -30,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import stats
 from tqdm import tqdm
 
 from deepfake.checkpoint import load
@@ -52,7 +56,7 @@ RECIPES = {
     "+ up-sampling": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
     "+ larger margin": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
     "face swaps for up-sampling": ("--forgeries", *_SWAPS),
-    "+ four times the epochs": ("--forgeries", *_SWAPS, "--epochs", "8"),
+    "+ 8 epochs": ("--forgeries", *_SWAPS, "--epochs", "8"),
 }
 """Leave-one-out: from a plain start to the full recipe, one step after the other, and beyond."""
 
@@ -141,7 +145,7 @@ def train(arm: Arm, out: Path, shared: list[str]) -> Path:
         options += ["--leave-out", arm.left_out]
     if arm.seed is not None:
         options += ["--seed", str(arm.seed)]
-    wanted = json.dumps(options)
+    wanted = json.dumps([str(arm.crops), *options])
     if not (finished.is_file() and finished.read_text(encoding="utf-8") == wanted):
         command = [sys.executable, "-m", "training.train", "--data", str(arm.crops)]
         command += ["--out", str(folder), *options]
@@ -155,9 +159,11 @@ def measure(checkpoint: Path, samples: list[Any]) -> list[Result]:
     """P(fake) of the three views of every crop, by the serving pipeline's classifier."""
     cache = checkpoint.with_name("validation.json")
     loaded = load(checkpoint)
+    names = hashlib.sha256("\n".join(str(s.path) for s in samples).encode()).hexdigest()
+    key = {"checkpoint": loaded.sha256, "samples": names}
     if cache.is_file():
         known = json.loads(cache.read_text(encoding="utf-8"))
-        if known["checkpoint"] == loaded.sha256 and len(known["views"]) == len(samples):
+        if {name: known.get(name) for name in key} == key:
             pairs = zip(samples, known["views"], strict=True)
             return [Result(s, tuple(views)) for s, views in pairs]
     pipeline = Pipeline(loaded)
@@ -166,8 +172,8 @@ def measure(checkpoint: Path, samples: list[Any]) -> list[Result]:
         batch = samples[start : start + 16]
         views = pipeline.classify([read_image(s.path) for s in batch])
         results += [Result(s, v) for s, v in zip(batch, views, strict=True)]
-    content = {"checkpoint": loaded.sha256, "views": [r.views for r in results]}
-    cache.write_text(json.dumps(content), encoding="utf-8")
+    content = json.dumps({**key, "views": [r.views for r in results]})
+    cache.write_text(content, encoding="utf-8")
     return results
 
 
@@ -212,8 +218,8 @@ def ablation_row(
         base: of the runs it is compared with, one for each of these seeds.
 
     Returns:
-        Means over the seeds. Their intervals are of bootstrap samples of the photos and of the
-        seeds, which are drawn alike for both.
+        Means over the seeds, with 95 % intervals: of the photos by the bootstrap and, where there
+        are several seeds, of these too.
     """
     labels, _, groups, sources = columns(base[0])
     names = np.asarray(sources)
@@ -227,25 +233,41 @@ def ablation_row(
             "accuracy": mean_over_cells(right, np.ones(len(y), dtype=bool), s),
         }
 
-    def of_seeds(rows: NDArray[np.int64], seeds: NDArray[np.int64]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        pairs = [(of_one(own[i], rows), of_one(other[i], rows)) for i in seeds]
+    def by_seed(rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        pairs = [(of_one(a, rows), of_one(b, rows)) for a, b in zip(own, other, strict=True)]
+        found = {}
         for key in ("roc_auc", "accuracy"):
-            found[key] = float(np.mean([a[key] for a, _ in pairs]))
-            found[f"loss/{key}"] = float(np.mean([b[key] - a[key] for a, b in pairs]))
+            found[key] = np.array([a[key] for a, _ in pairs])
+            found[f"loss/{key}"] = np.array([b[key] - a[key] for a, b in pairs])
         return found
 
-    count = len(results)
-    rng = np.random.default_rng(1)
-    values = of_seeds(np.arange(len(labels)), np.arange(count))
-    spread = bootstrap(
-        lambda rows: of_seeds(rows, rng.integers(count, size=count)), groups, sources, rounds, 0
-    )
+    def means(rows: NDArray[np.int64]) -> dict[str, float]:
+        return {key: float(values.mean()) for key, values in by_seed(rows).items()}
+
+    every = by_seed(np.arange(len(labels)))
+    spread = bootstrap(means, groups, sources, rounds, seed=0)
     aucs = [auc_by_source(labels, p_fake, sources) for p_fake in own]
     return {
-        "mean": {key: {"value": values[key], "interval": spread[key]} for key in values},
+        "mean": {
+            key: {"value": float(v.mean()), "interval": with_seeds(spread[key], v)}
+            for key, v in every.items()
+        },
         "sources": {s: float(np.mean([row[s] for row in aucs])) for s in aucs[0]},
     }
+
+
+def with_seeds(photos: tuple[float, float], by_seed: NDArray[np.float64]) -> tuple[float, float]:
+    """A 95 % interval of a mean over seeds, from that of the photos alone and the seeds' values.
+
+    Seeds and photos are drawn apart from one another, so the half-widths add up as squares do.
+    That of n seeds is Student's: t(0.975, n - 1) s / sqrt(n). Of one seed nothing is known.
+    """
+    count, mean = len(by_seed), float(by_seed.mean())
+    if count < 2:
+        return photos
+    reach = float(stats.t.ppf(0.975, count - 1) * by_seed.std(ddof=1) / math.sqrt(count))
+    low, high = photos
+    return mean - math.hypot(mean - low, reach), mean + math.hypot(high - mean, reach)
 
 
 def step_row(

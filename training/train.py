@@ -8,6 +8,7 @@ the same command goes on after the last finished epoch.
 One process:            python -m training.train --data crops --out runs/b4
 All GPUs of a machine:  accelerate launch -m training.train --data crops --out runs/b4
 Several machines:       torchrun --nnodes 2 ... -m training.train --data crops --out runs/b4
+                        (--out in a folder that all of them share)
 """
 
 from __future__ import annotations
@@ -142,6 +143,8 @@ def check(opt: argparse.Namespace) -> argparse.Namespace:
     )
     if opt.folds == 1 or opt.folds < 0:
         raise DataError(f"--folds is {opt.folds}; 2 or more, or 0 for none.")
+    if opt.folds and opt.leave_out:
+        raise DataError("--folds and --leave-out don't go together; leave one of them out.")
     for name in ("dropout", "drop_path", "ema"):
         if not 0 <= getattr(opt, name) < 1:
             option = name.replace("_", "-")
@@ -207,7 +210,7 @@ def main() -> int:
     if not on_gpu:
         keep_memory()
     acc = Accelerator(mixed_precision=precision, cpu=not on_gpu)
-    samples = read_samples(opt.data, opt.seed)
+    samples = read_samples(opt.data)  # splits are those of every other program, whatever --seed
     train, val = (
         of_split(limited(of_split(samples, split), opt.limit, opt.seed), split)  # both classes left
         for split in ("train", "val")

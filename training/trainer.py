@@ -230,7 +230,8 @@ class Trainer:
         if not all(math.isfinite(p) for _, p, _ in rows):
             raise self._diverged("The network's answers in validation are no numbers any more")
         columns = [np.array(column) for column in zip(*rows, strict=True)]
-        return _validation_row(columns[0], columns[1], columns[2], self.opt.leave_out)
+        row = _validation_row(columns[0], columns[1], columns[2], self.opt.leave_out)
+        return {**row, "val_images": len(rows)}
 
     def _finish_epoch(self, row: dict[str, Any]) -> None:
         """Write the epoch down: metrics, the best model, then the state to resume from."""

@@ -53,5 +53,5 @@ def test_two_processes_train_one_model(crops: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2], "written once, not by each process"
     # All eight validation images were gathered from both processes.
-    assert rows[-1]["val_accuracy"] * 8 == pytest.approx(round(rows[-1]["val_accuracy"] * 8))
+    assert [row["val_images"] for row in rows] == [8, 8]
     assert load(out / "saved_model.pth").training["train_images"] == 18

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from deepfake.checkpoint import load
 from deepfake.model import CBAM
@@ -152,6 +153,34 @@ def test_mixing_changes_what_is_learned_and_is_repeatable(train: Train, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["up-sampling", "face-swap"])
-def test_a_kind_of_forgery_can_be_chosen(train: Train, tmp_path: Path, kind: str) -> None:
-    assert train(tmp_path, "--epochs", 1, "--forgeries", kind, "--forged", 1)[0] == 0
-    assert load(tmp_path / "saved_model.pth").training["options"]["forgeries"] == [kind]
+def test_a_kind_of_forgery_can_be_chosen(
+    train: Train, face_crops: Path, tmp_path: Path, kind: str
+) -> None:
+    data = copy_manifest(face_crops, tmp_path / "crops", lambda row: {"landmarks": LANDMARKS})
+    losses = []
+    for name in (kind, "part-swap"):
+        options = ("--data", data, "--epochs", 1, "--forgeries", name, "--forged", 1)
+        assert train(tmp_path / name, *options)[0] == 0
+        losses.append(epochs(tmp_path / name)[0]["train_loss"])
+    assert losses[0] != losses[1]
+    assert load(tmp_path / kind / "saved_model.pth").training["options"]["forgeries"] == [kind]
+
+
+def test_folds_without_a_source_are_refused(train: Train, tmp_path: Path) -> None:
+    """They would be dealt from all photos, those of that source too."""
+    said = sentence(train(tmp_path, "--folds", 2, "--leave-out", "a"))
+    assert said == "error: --folds and --leave-out don't go together; leave one of them out."
+
+
+def test_a_checkpoint_of_another_network_is_no_start_even_where_its_weights_fit(
+    train: Train, tmp_path: Path
+) -> None:
+    """Of the two networks every tensor has the same name and shape; the padding differs."""
+    assert train(tmp_path / "first", "--epochs", 1)[0] == 0
+    path = tmp_path / "first" / "saved_model.pth"
+    content = torch.load(path, weights_only=True)
+    content["model"]["backbone"] = "tf_" + content["model"]["backbone"]
+    torch.save(content, path)
+    said = sentence(train(tmp_path / "second", "--init", path, "--epochs", 1))
+    assert "is a checkpoint of tf_test_efficientnet" in said
+    assert "give --backbone tf_test_efficientnet" in said

@@ -91,6 +91,19 @@ def test_equal_error_rate_by_hand() -> None:
     assert equal_error_rate(labels, p_fake) == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
+def test_equal_error_rate_within_a_run_of_one_class() -> None:
+    """Two of the reals lie above all fakes but one; between these is where the errors meet."""
+    labels = np.array([0] * 10 + [1] * 4 + [0] * 4 + [1])
+    p_fake = np.linspace(0.05, 0.95, len(labels))
+    # Above the second of the last four reals: 2 of 14 reals are called fake, 4 of 5 fakes real;
+    # above the first fake: 4 of 14, and 1 of 5; below it: 4 of 14, and none.
+    rates = [
+        (np.mean(p_fake[labels == 0] > t), np.mean(p_fake[labels == 1] <= t)) for t in [0, *p_fake]
+    ]
+    nearest = min(rates, key=lambda pair: abs(pair[0] - pair[1]))
+    assert equal_error_rate(labels, p_fake) == pytest.approx(np.mean(nearest))
+
+
 def test_equal_error_rate_is_where_both_errors_meet() -> None:
     labels, p_fake = drawn(4000)
     rate = equal_error_rate(labels, p_fake)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deepfake.errors import DataError
@@ -20,6 +22,7 @@ from training.studies import (
     markdown,
     shareable,
     step_row,
+    with_seeds,
 )
 
 CROPS = Path("crops")
@@ -91,13 +94,24 @@ def test_what_a_part_is_worth_is_a_mean_over_seeds_and_as_uncertain_as_they_are(
     row = ablation_row([bad, good], [good, good], rounds=200)
     assert row["mean"]["roc_auc"]["value"] == pytest.approx(0.5)
     assert row["mean"]["loss/accuracy"]["value"] == pytest.approx(0.5)
-    # Either seed alone says something else, whatever the photos: all or nothing is lost.
-    assert row["mean"]["loss/roc_auc"]["interval"] == pytest.approx((0, 1))
+    # Whatever the photos, one seed says 0 and the other 1: 0.5 +- t(0.975, 1) s / sqrt(2).
+    reach = 12.706 * math.sqrt(0.5) / math.sqrt(2)
+    low, high = row["mean"]["loss/roc_auc"]["interval"]
+    assert (low, high) == pytest.approx((0.5 - reach, 0.5 + reach), rel=1e-3)
     assert row["sources"] == {"a": pytest.approx(0.5)}
-    # Seeds are drawn alike for both: one that is bad for both costs nothing.
+    # Runs of the same seed are compared: one that is bad for both costs nothing.
     alike = ablation_row([bad, good], [bad, good], rounds=50)
     assert alike["mean"]["loss/roc_auc"]["interval"] == (0, 0)
-    assert alike["mean"]["roc_auc"]["interval"] == pytest.approx((0, 1))
+
+
+def test_what_is_not_known_of_photos_and_of_seeds_adds_up() -> None:
+    assert with_seeds((0.6, 0.9), np.array([0.8])) == (0.6, 0.9)
+    assert with_seeds((0.6, 0.9), np.array([0.8, 0.8])) == pytest.approx((0.6, 0.9))
+    # t(0.975, 2) = 4.303; of 0.7, 0.8 and 0.9 the deviation is 0.1.
+    reach = 4.303 * 0.1 / math.sqrt(3)
+    low, high = with_seeds((0.6, 0.9), np.array([0.7, 0.8, 0.9]))
+    assert low == pytest.approx(0.8 - math.sqrt(0.2**2 + reach**2), rel=1e-3)
+    assert high == pytest.approx(0.8 + math.sqrt(0.1**2 + reach**2), rel=1e-3)
 
 
 def test_every_recipe_is_run_with_every_seed() -> None:
