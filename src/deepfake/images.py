@@ -95,7 +95,8 @@ def _reduce(image: Image.Image, least_side: int) -> None:
     """Have a JPEG decoded smaller (libjpeg: by 2, 4 or 8); other formats stay as they are."""
     factor = max(image.size) // least_side
     if factor >= 2:
-        image.draft(None, (image.width // factor, image.height // factor))
+        # A strip may be thinner than the factor, and Pillow divides by this.
+        image.draft(None, (max(1, image.width // factor), max(1, image.height // factor)))
 
 
 def _open(blob: bytes) -> Image.Image:
@@ -112,6 +113,8 @@ def _open(blob: bytes) -> Image.Image:
         raise UnsupportedFormat(
             f"This is not an image we can read; send one of {', '.join(FORMATS)}."
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:
         raise BrokenImage("The image's header is damaged and cannot be read.") from error
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -123,17 +124,14 @@ class Pipeline:
         """
         times: list[tuple[str, float]] = []  # of several threads; told by this one
         found = self._each(lambda photo: self._look(photo, times), photos)
-        pixels = [item.pixels for item in found if isinstance(item, _Found)]
-        views: Iterator[tuple[float, ...]] = iter(())
-        if pixels:
+        examined = [item for item in found if isinstance(item, _Found)]
+        answers: Iterator[Verdict | DeepfakeError] = iter(())
+        if examined:
             with _timed("classify", times):
-                views = iter(self._p_fake(np.concatenate(pixels)))
+                answers = iter(self._judged(examined))
         for stage, seconds in times:
             (observe or _ignore)(stage, seconds)
-        return [
-            item if isinstance(item, DeepfakeError) else self._verdict(item, views)
-            for item in found
-        ]
+        return [item if isinstance(item, DeepfakeError) else next(answers) for item in found]
 
     def classify(self, crops: Sequence[Image.Image]) -> list[tuple[float, ...]]:
         """P(fake) of each view of each face crop.
@@ -213,13 +211,23 @@ class Pipeline:
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(look, photos))
 
-    def _verdict(
-        self, found: _Found, views: Iterator[tuple[float, ...]]
-    ) -> Verdict | DeepfakeError:
+    def _judged(self, found: list[_Found]) -> list[Verdict | DeepfakeError]:
+        """The faces of all photos through the network at once; each photo by itself where that
+        fails, since it may be one of them, or all together, that it cannot take."""
+        try:
+            views = iter(self._p_fake(np.concatenate([item.pixels for item in found])))
+        except Exception as error:
+            fault = _fault(error)
+            if len(found) == 1:
+                return [fault]
+            return [self._judged([item])[0] for item in found]
+        return [self._verdict(item, list(islice(views, len(item.pixels)))) for item in found]
+
+    def _verdict(self, found: _Found, views: list[tuple[float, ...]]) -> Verdict | DeepfakeError:
         judged = [
-            self._judge(face, crop, next(views))
-            for face, crop in zip(found.faces, found.crops, strict=False)  # crops are fewer
-        ]
+            self._judge(face, crop, of_face)
+            for face, crop, of_face in zip(found.faces, found.crops, views, strict=False)
+        ]  # of the faces beyond ``MAX_FACES`` there are neither crops nor views
         if not all(0 <= face.fake_probability <= 1 for face in judged):  # NaN fails this too
             log.error("the network answered with a number that is no probability")
             return InternalError("The network gave no usable answer for this photo.")
@@ -253,7 +261,8 @@ class Pipeline:
 def _fault(error: Exception) -> DeepfakeError:
     """What an error means that is not the photo's fault as far as we know; to be called where it
     is handled. The others of the batch must not suffer."""
-    if isinstance(error, MemoryError) or "allocate memory" in str(error):  # PyTorch's words
+    short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if short or "allocate memory" in str(error):  # PyTorch's words on a CPU
         log.error("out of memory")
         return OutOfMemory("There was not enough memory for this photo; try again later.")
     log.exception("a photo could not be examined")

@@ -148,3 +148,10 @@ def test_faces_that_fill_a_large_photo_are_found(
     verdict = verdict_of(pipeline, filled)
     box = verdict.faces[0].face.box
     assert (box[2] - box[0]) * (box[3] - box[1]) > 0.5 * 1500 * 1900
+
+
+def test_a_strip_thinner_than_the_reduction_is_decoded() -> None:
+    """JPEG's reduction is asked for as a size, which must not be nothing."""
+    image = decode(saved(Image.new("RGB", (65000, 40), "grey")), least_side=800)
+    assert image.width < 65000
+    assert full_size(image) == (65000, 40)

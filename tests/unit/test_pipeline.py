@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from deepfake import errors
 from deepfake.checkpoint import Checkpoint, OperatingPoint, save
 from deepfake.faces import Face, FaceDetector, crop_face
 from deepfake.pipeline import Pipeline
+from deepfake.runtime import Runtime
 from deepfake.verdict import Verdict
 from deepfake.views import VIEWS, make_views, to_pixels
 from tests.conftest import ASTRONAUT, FAKES, montage
@@ -331,6 +332,50 @@ def test_any_failure_over_one_photo_is_kept_to_it(
     answers = pipeline.predict([closed, astronaut])
     assert isinstance(answers[0], errors.InternalError)
     assert isinstance(answers[1], Verdict)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()]
+)
+def test_photos_that_are_too_many_for_the_network_at_once_are_judged_one_by_one(
+    make_checkpoint: MakeCheckpoint, verdicts: list[Verdict], error: Exception
+) -> None:
+    pipeline = in_torch(make_checkpoint(temperature=1.7, crop_margin=0.3))
+    whole = pipeline.runtime
+
+    def with_little_memory(pixels: Any) -> Any:
+        if len(pixels) > len(VIEWS):
+            raise error
+        return whole(pixels)
+
+    pipeline.runtime = cast(Runtime, with_little_memory)
+    photos = [path.read_bytes() for path in (ASTRONAUT, *FAKES[:2])]
+    answers = pipeline.predict([*photos, b"", montage([Image.open(p) for p in FAKES[:2]], 2, 250)])
+    for answer, alone in zip(answers[:3], verdicts, strict=False):
+        assert isinstance(answer, Verdict)
+        assert answer.worst.views == pytest.approx(alone.worst.views, abs=1e-5)
+    # The last has two faces, which are too many even alone.
+    assert [type(a) for a in answers[3:]] == [errors.EmptyInput, errors.OutOfMemory]
+
+
+def test_a_failure_of_the_network_over_one_photo_spares_the_others(
+    make_checkpoint: MakeCheckpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline = in_torch(make_checkpoint())
+    whole, size = pipeline.runtime, pipeline.model.image_size
+    portrait = Image.open(FAKES[0]).convert("RGB")
+    box = pipeline.detector(portrait)[0].box
+    pixels_of_it = to_pixels(crop_face(portrait, box, pipeline.checkpoint.crop_margin), size)
+
+    def without_that_face(pixels: Any) -> Any:
+        if any(np.array_equal(view, pixels_of_it) for view in pixels):
+            raise RuntimeError("an operator failed")
+        return whole(pixels)
+
+    pipeline.runtime = cast(Runtime, without_that_face)
+    answers = pipeline.predict([ASTRONAUT.read_bytes(), portrait, FAKES[1].read_bytes()])
+    assert [type(a) for a in answers] == [Verdict, errors.InternalError, Verdict]
+    assert "an operator failed" in caplog.text
 
 
 def test_stages_are_reported_per_photo_and_the_network_once(

@@ -17,6 +17,7 @@ from deepfake.errors import CheckpointError
 from deepfake.faces import Face, crop_face
 from deepfake.model import DeepfakeDetector
 from deepfake.runtime import (
+    AT_ONCE,
     TOLERANCE,
     OpenVinoRuntime,
     Runtime,
@@ -107,6 +108,26 @@ def test_a_runtime_that_cannot_be_had_is_refused(model: DeepfakeDetector) -> Non
         make_runtime(model, CPU, "onnx")
     with pytest.raises(CheckpointError, match="CPU only"):
         make_runtime(model, torch.device("cuda"), "openvino")
+
+
+def test_pytorch_takes_many_views_in_several_passes_and_answers_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runtime = make_runtime(DeepfakeDetector(TINY, 64).eval(), CPU, "torch")
+    pixels = np.random.default_rng(0).integers(0, 256, (AT_ONCE + 5, 3, 64, 64), dtype=np.uint8)
+    answers = runtime(pixels)
+    passes = []
+    network = runtime.model.forward  # type: ignore[attr-defined]
+    monkeypatch.setattr(
+        runtime.model,  # type: ignore[attr-defined]
+        "forward",
+        lambda x: (passes.append(len(x)), network(x))[1],
+    )
+    again = runtime(pixels)
+    assert passes == [AT_ONCE, 5]
+    np.testing.assert_array_equal(answers, again)
+    alone = np.concatenate([runtime(view[None]) for view in pixels[-10:]])
+    np.testing.assert_allclose(answers[-10:], alone, atol=1e-4)
 
 
 def test_openvino_reports_nothing_about_its_use() -> None:
