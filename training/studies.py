@@ -56,7 +56,6 @@ RECIPES = {
     "+ up-sampling": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
     "+ larger margin": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
     "face swaps for up-sampling": ("--forgeries", *_SWAPS),
-    "+ 8 epochs": ("--forgeries", *_SWAPS, "--epochs", "8"),
 }
 """Leave-one-out: from a plain start to the full recipe, one step after the other, and beyond."""
 

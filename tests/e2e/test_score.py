@@ -21,6 +21,7 @@ import pytest
 from deepfake.checkpoint import Checkpoint, save
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
+from scoring.score import PART, SCHEMA
 from tests.conftest import ASTRONAUT, FAKES, ROOT
 from tests.documents import blocks_for
 
@@ -112,10 +113,15 @@ def test_every_photo_is_scored_once_though_a_worker_is_killed_and_then_the_job(
     seen = len(list(out.glob("*.parquet")))
     until(lambda: len(list(out.glob("*.parquet"))) > seen, process)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=120)
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "same command again" in text
 
     before = len(rows_in(out))
-    (out / "half-written.parquet").write_bytes(b"PAR1")  # what a full disk leaves
+    written = [path.name for path in out.iterdir()]
+    assert [name for name in written if not PART.fullmatch(name)] == []
+    half_written = re.sub(r"_\d{6}-", "_999999-", written[0])
+    (out / half_written).write_bytes(b"PAR1")  # what a full disk leaves
     text = finish(start(photos, out, checkpoint))
     assert f"{PHOTOS + 1} photos, {before} of them scored before" in text
     rows = rows_in(out)
@@ -147,13 +153,39 @@ def test_rows_are_what_the_library_says(tmp_path: Path, checkpoint: Path) -> Non
     assert rows[listed[3]]["error"] == "unsupported_format"
     assert rows[listed[3]]["label"] is None
 
+    shutil.copy(FAKES[1], listed[2])  # its disk is there again
+    assert "4 photos, 3 of them scored before" in finish(
+        start(tmp_path / "photos.parquet", out, checkpoint)
+    )
+    again = rows_in(out)
+    assert sorted(row["path"] for row in again) == sorted(listed)
+    assert [row["error"] for row in again if row["path"] == listed[2]] == [None]
+    assert all(row == rows[row["path"]] for row in again if row["path"] != listed[2])
+
+
+def test_a_disk_that_takes_nothing_is_said_in_a_sentence(
+    tmp_path: Path, photos: Path, checkpoint: Path
+) -> None:
+    """A file lies where the folder was: the workers cannot write, as where a disk is full."""
+    out = tmp_path / "scores"
+    process = start(photos, out, checkpoint)
+    until(out.exists, process)
+    out.rmdir()
+    out.write_text("in the way")
+    text, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, text
+    assert "Traceback" not in text
+    assert text.splitlines()[-1].startswith("error: ")
+    assert str(out) in text.splitlines()[-1]
+
 
 def test_what_cannot_be_scored_is_said_in_a_sentence(tmp_path: Path, checkpoint: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     other = tmp_path / "other"
     other.mkdir()
-    pq.write_table(pa.table({"path": ["a"], "checkpoint": ["b"]}), other / "1.parquet")
+    scored = pa.Table.from_pylist([{"path": "a", "checkpoint": "b"}], schema=SCHEMA)
+    pq.write_table(scored, other / "1.parquet")
     for source, out, more, expected in (
         (tmp_path / "nothing", "x", (), "does not exist"),
         (empty, "x", (), "holds no photo"),
