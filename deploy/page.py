@@ -11,7 +11,7 @@ from pathlib import Path
 
 import requests
 
-from deploy.torchserve import ROOT
+from deploy.torchserve import HTTP, ROOT
 
 GRACE = 65  # seconds to finish what it is doing; it waits 60 s for an answer
 
@@ -56,7 +56,7 @@ class Page:
     def ready(self) -> bool:
         """Whether the page, and the model behind it, would judge a photo now."""
         try:
-            return requests.get(f"{self.url}/readyz", timeout=5).ok
+            return HTTP.get(f"{self.url}/readyz", timeout=5).ok
         except requests.RequestException:
             return False
 

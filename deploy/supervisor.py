@@ -18,11 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import requests
-
 from deploy import tokens
 from deploy.page import GRACE, Page
-from deploy.torchserve import Ports, State, TorchServe, free_ports
+from deploy.torchserve import HTTP, Ports, State, TorchServe, free_ports
 
 LOOK = 2.0  # seconds between two looks at TorchServe
 SILENCE = 30.0  # seconds without an answer from its management API, after which it hangs
@@ -191,6 +189,7 @@ class Supervisor:
             self.stand_in.drain(GRACE)
             self.stand_in.stop()
             self.stand_in = None
+        self._tidy()
         self._answered = self._was_ready = time.monotonic()
         self.rolls.append(result | {"seconds": round(time.monotonic() - started, 1)})
         self._write_record()
@@ -238,6 +237,12 @@ class Supervisor:
         shutil.copyfile(self.model_store / "deepfake.mar", folder / "deepfake.mar")
         return folder
 
+    def _tidy(self) -> None:
+        """Remove the copies of archives that no longer run; the way back is in ``previous``."""
+        for folder in self.temp.iterdir():
+            if folder.is_dir() and folder.resolve() != self.server.model_store:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _send_to(self, server: TorchServe) -> None:
         """Have the page ask this one from now on."""
         management = f"http://127.0.0.1:{server.ports.management}"
@@ -276,7 +281,7 @@ def answers(server: TorchServe) -> bool:
     try:
         token = tokens.token(server.key_file, "inference", server.ports.management)
         bearer = {"Authorization": f"Bearer {token}"} if token else {}
-        answer = requests.post(url, data=GREY_PNG, headers=bearer, timeout=60).json()
+        answer = HTTP.post(url, data=GREY_PNG, headers=bearer, timeout=60).json()
         return bool(answer["error"]["code"] == "no_face")
     except (OSError, ValueError, KeyError, TypeError):  # requests' errors are OSErrors
         return False

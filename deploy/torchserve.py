@@ -31,6 +31,11 @@ from deploy import tokens
 from deploy.java import find_java
 
 ROOT = Path(__file__).resolve().parent.parent
+# For all that deploy/ asks on this machine. A proxy set in the environment would not find it here,
+# and must see neither photos nor tokens.
+HTTP = requests.Session()
+HTTP.trust_env = False
+HTTP.headers["Connection"] = "close"  # drain() looks at who is still connected
 
 
 @dataclass(frozen=True)
@@ -206,7 +211,7 @@ class TorchServe:
         url = f"http://127.0.0.1:{self.ports.management}/models/deepfake"
         try:
             bearer = tokens.headers(self.key_file, self.ports.management)
-            model: dict[str, Any] = requests.get(url, headers=bearer, timeout=5).json()[0]
+            model: dict[str, Any] = HTTP.get(url, headers=bearer, timeout=5).json()[0]
             return model if "workers" in model else None
         # Those of requests are OSErrors.
         except (OSError, http.client.HTTPException, ValueError, KeyError, IndexError, TypeError):

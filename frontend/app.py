@@ -14,6 +14,7 @@ from frontend.client import Client
 
 DEFAULTS: dict[str, Any] = {
     "TORCHSERVE_URL": "http://127.0.0.1:8080",
+    # Empty where the page cannot reach it: /readyz then says what TorchServe's own /ping does.
     "MANAGEMENT_URL": "http://127.0.0.1:8081",
     "MODEL_NAME": "deepfake",
     "TIMEOUT": 60,  # seconds
@@ -23,11 +24,13 @@ DEFAULTS: dict[str, Any] = {
     # So many photos are held at a time; others wait for their turn, SLOT_WAIT seconds at most.
     "PHOTOS": 8,
     "SLOT_WAIT": 30,
-    # A photo may have 20 MB; the rest is for the multipart frame around it.
+    # A photo may have 20 MB; the rest is for the multipart frame around it. As base64 in JSON it
+    # may have 15 MB: a third more would be a third more memory for each of PHOTOS.
     "MAX_CONTENT_LENGTH": 21 * 1024 * 1024,
     # TorchServe's key_file.json, or a file with its inference token; None: it asks for none.
     "TOKEN_FILE": None,
-    # The names under which the page is asked for, without port; empty: any.
+    # The names under which the page is asked for, without port; a single one may stand without a
+    # list around it. Empty: any.
     "HOSTS": ["127.0.0.1", "localhost", "::1"],
     # How many proxies stand before the page, whose X-Forwarded-For can be believed.
     "PROXIES": 0,
@@ -42,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "SECRET_KEY": None,
     "SESSION_COOKIE_NAME": "form",
     "SESSION_COOKIE_SAMESITE": "Strict",
+    "SESSION_COOKIE_SECURE": False,  # True behind TLS
     "WTF_CSRF_ENABLED": True,
     "WTF_CSRF_TIME_LIMIT": None,  # as long as the browser is open: people leave pages open
     "WTF_CSRF_SSL_STRICT": False,  # guard.py looks at where a form comes from, with and without TLS

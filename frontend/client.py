@@ -32,7 +32,8 @@ class Backend(NamedTuple):
 
     predictions: str
     explanations: str
-    model: str
+    ping: str
+    model: str | None
     session: requests.Session
 
 
@@ -50,7 +51,8 @@ class Client:
 
     Args:
         url: the inference address, such as http://127.0.0.1:8080.
-        management_url: the management address, such as http://127.0.0.1:8081.
+        management_url: the management address, such as http://127.0.0.1:8081; empty where it cannot
+            be reached from here.
         model: the name under which the model is registered.
         timeout: longest wait for an answer, in seconds, a second try included.
         auth: puts TorchServe's tokens on the requests; None where it asks for none.
@@ -110,11 +112,15 @@ class Client:
             return self._ask_alone(question, deadline, error)
 
     def ready(self) -> bool:
-        """Whether a worker of the model is ready to answer."""
+        """Whether a worker of the model is ready to answer; without a management address, whether
+        TorchServe says of itself that it is well, which it does while its worker still starts."""
         timeout = min(self._timeout, CONNECT_TIMEOUT)
         try:
             backend = self.backend()
-            response = backend.session.get(backend.model, timeout=timeout, allow_redirects=False)
+            url = backend.model or backend.ping
+            response = backend.session.get(url, timeout=timeout, allow_redirects=False)
+            if backend.model is None:
+                return response.status_code == 200
             versions = response.json() if response.ok else []
             workers = [worker for version in versions for worker in version["workers"]]
             return any(worker["status"] == "READY" for worker in workers)
@@ -148,7 +154,8 @@ class Client:
         return Backend(
             f"{url.rstrip('/')}/predictions/{self._model}",
             f"{url.rstrip('/')}/explanations/{self._model}",
-            f"{management_url.rstrip('/')}/models/{self._model}",
+            f"{url.rstrip('/')}/ping",
+            f"{management_url.rstrip('/')}/models/{self._model}" if management_url else None,
             session,
         )
 

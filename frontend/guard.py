@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 from urllib.parse import SplitResult, urlsplit
 
 import limits
@@ -36,6 +37,7 @@ HEADERS = {
     ),
 }
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+NAME = r"[a-zA-Z0-9._-]+|[0-9a-fA-F:]+"  # of a host; the second is an IPv6 address
 KEYS = "deepfake-keys"  # of app.extensions
 
 csrf = CSRFProtect()
@@ -50,6 +52,7 @@ def register(app: Flask) -> None:
     app.config["SECRET_KEY"] = str(app.config["SECRET_KEY"] or secrets.token_hex(32))
     if app.config["API_KEYS"]:
         app.extensions[KEYS] = Keys(Path(app.config["API_KEYS"]))
+    app.config["HOSTS"] = _names(app.config["HOSTS"])
     app.before_request(_check_host)
     app.before_request(_check_site)
     _limit(app)
@@ -62,6 +65,21 @@ def register_forms(app: Flask) -> None:
     app.config["WTF_CSRF_CHECK_DEFAULT"] = False  # _check_form decides what is a form
     csrf.init_app(app)
     app.before_request(_check_form)
+
+
+def _names(hosts: Any) -> list[str]:
+    """The setting HOSTS as a list of names in small letters, as a browser sends them.
+
+    Raises:
+        ValueError: it is anything else; compared as it stands, it would let in others, or nobody.
+    """
+    if hosts in (None, ""):
+        return []
+    names = [hosts] if isinstance(hosts, str) else hosts
+    if isinstance(names, list | tuple) and all(re.fullmatch(NAME, str(name)) for name in names):
+        return [str(name).lower() for name in names]
+    message = f'HOSTS has to be names without ports, as ["photos.example.org"]; it is {hosts!r}.'
+    raise ValueError(message)
 
 
 def _check_host() -> None:

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 from typing import Any
 
 from PIL import Image, ImageColor, ImageOps
+from PIL.ExifTags import Base
 
 MAX_SIDE = 1280  # pixels
 QUALITY = 85  # JPEG
+STRIP = 256  # rows of a large photo that are converted at a time
+PATIENCE = 10.0  # seconds to wait for the photos before this one; the page answers in 75
 HEAT_SIDE = 320  # pixels
 # From nothing to most: dark blue, purple, red, orange, pale yellow. Brightness rises all the way,
 # so that the map can be read in grey as well. style.css has the same colours for the key.
 HEAT_COLOURS = ("#0b0724", "#57106e", "#bc3754", "#f98e09", "#fcffa4")
+
+# A photo of 50 million pixels takes 300 MB while it is decoded, as WebP 750: one at a time, since
+# as many as the page holds (frontend/slots.py) would not fit into its container.
+_one_at_a_time = threading.Lock()
 
 
 def data_uri(blob: bytes) -> str | None:
@@ -27,16 +35,17 @@ def data_uri(blob: bytes) -> str | None:
 
     Returns:
         A data: URI of an upright JPEG of at most 1280 pixels on its longer side, or None if
-        Pillow cannot make one.
+        Pillow cannot make one, or others took too long before it.
     """
+    if not _one_at_a_time.acquire(timeout=PATIENCE):
+        return None  # the verdict stands without the picture
     try:
-        with Image.open(io.BytesIO(blob)) as image:
-            buffer = io.BytesIO()
-            _upright_rgb(image).save(buffer, "JPEG", quality=QUALITY)
+        return _as_uri(_jpeg(blob))
     except Exception:
-        # Pillow's decoders raise many types. The verdict stands without the picture.
+        # Pillow's decoders raise many types. Here too the verdict stands without the picture.
         return None
-    return _as_uri(buffer)
+    finally:
+        _one_at_a_time.release()
 
 
 def heat_uri(face: dict[str, Any]) -> str | None:
@@ -84,15 +93,46 @@ def _as_uri(buffer: io.BytesIO) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def _jpeg(blob: bytes) -> io.BytesIO:
+    """In a function of its own: when it returns, nothing holds the whole photo any more."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(blob)) as image:
+        _upright_rgb(image).save(buffer, "JPEG", quality=QUALITY)
+    return buffer
+
+
 def _upright_rgb(image: Image.Image) -> Image.Image:
     image.draft("RGB", (MAX_SIDE, MAX_SIDE))  # JPEG only: decodes at a fraction of the size
-    turned = ImageOps.exif_transpose(image)
-    if turned.mode.startswith("I"):
-        # 16-bit greyscale: Pillow's own conversion would clip at 255.
-        turned = turned.point(lambda v: v * (1 / 256)).convert("L")
-    if turned.mode not in ("L", "RGB"):
-        turned = turned.convert("RGBA")
-    turned.thumbnail((MAX_SIDE, MAX_SIDE))
-    if turned.mode == "RGBA":
-        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
-    return turned.convert("RGB")
+    image.load()
+    small = _small_rgb(image)
+    # Turned only now: a whole photo would be held twice for it.
+    small.getexif()[Base.Orientation] = image.getexif().get(Base.Orientation, 1)
+    ImageOps.exif_transpose(small, in_place=True)
+    return small
+
+
+def _small_rgb(image: Image.Image) -> Image.Image:
+    """At most ``MAX_SIDE`` pixels on its longer side, made without a second copy of the whole."""
+    width, height = image.size
+    scale = min(1.0, MAX_SIDE / max(width, height))
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    # First the mean of so many pixels each way, as Pillow's own thumbnail() does.
+    factor = max(width, height) // (2 * MAX_SIDE) or 1
+    small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    rows = STRIP * factor
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        small.paste(_rgb(strip).reduce(factor), (0, top // factor))
+    box = (0, 0, width / factor, height / factor)  # the last row and column may be cut
+    return small.resize(size, Image.Resampling.BICUBIC, box)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """In 8 bits for each colour, alpha laid over white."""
+    if image.mode.startswith("I"):
+        # 16-bit greyscale, of either byte order: Pillow's own conversion would clip at 255.
+        image = image.convert("I").point(lambda v: v * (1 / 256)).convert("L")
+    if image.mode not in ("L", "RGB"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -12,7 +12,7 @@ from typing import Any
 import limits
 import pytest
 
-from frontend.app import DEFAULTS
+from frontend.app import DEFAULTS, create_app
 from tests.deploy.files import DEPLOY, ROOT, instruction, load
 
 COMPOSE = DEPLOY / "compose.yaml"
@@ -89,7 +89,8 @@ def test_each_listener_of_torchserve_has_one_client(setting: str, who: str, port
 def test_the_management_api_stays_inside_the_container() -> None:
     text = COMPOSE.read_text(encoding="utf-8")
     assert "8081:" not in text
-    assert "MANAGEMENT" not in text
+    assert SERVICES["page"]["environment"]["DEEPFAKE_MANAGEMENT_URL"] == ""
+    assert "MANAGEMENT" not in str(SERVICES["torchserve"]["environment"])
     assert "management_address=http://127.0.0.1:8081" in (ROOT / "config.properties").read_text()
 
 
@@ -121,6 +122,21 @@ def test_the_pages_settings_are_ones_that_it_has() -> None:
         setting = name.removeprefix("DEEPFAKE_")
         assert setting in DEFAULTS, name
         assert not re.search(r"\$\{(?!\w+:?-)", str(value)), "a setting without a default"
+
+
+def test_every_setting_is_named_at_the_top_and_reaches_a_service() -> None:
+    head, _, body = COMPOSE.read_text(encoding="utf-8").partition("\nname: ")
+    used = set(re.findall(r"\$\{(\w+)", body))
+    assert set(re.findall(r"^#   (\w+) ", head, re.MULTILINE)) == used
+    assert {"DEEPFAKE_CHECKPOINT_SHA256", "DEEPFAKE_SESSION_COOKIE_SECURE"} <= used
+
+
+def test_settings_that_nobody_made_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pin = SERVICES["torchserve"]["environment"]["DEEPFAKE_CHECKPOINT_SHA256"]
+    assert filled(pin) == "", "the worker takes it for none"
+    name = "DEEPFAKE_SESSION_COOKIE_SECURE"
+    monkeypatch.setenv(name, filled(SERVICES["page"]["environment"][name]))
+    assert create_app().config["SESSION_COOKIE_SECURE"] is False
 
 
 def test_rates_are_limited_for_all_pages_together() -> None:
@@ -182,7 +198,7 @@ def test_no_photo_can_reach_a_disk() -> None:
 
 def test_the_proxys_own_answers_are_kept_nowhere() -> None:
     own = re.findall(r"location @\w+ \{(.*?)\n    \}", NGINX, re.DOTALL)
-    assert len(own) == 2
+    assert len(own) == 3
     for answer in own:
         assert "add_header Cache-Control no-store always;" in answer
         assert "add_header X-Content-Type-Options nosniff always;" in answer
@@ -199,6 +215,13 @@ def nginx(name: str, unit: str) -> int:
 def test_the_proxy_passes_what_the_page_would_take_and_little_more() -> None:
     page = DEFAULTS["MAX_CONTENT_LENGTH"]
     assert page < nginx("client_max_body_size", "m") * 2**20 <= 1.1 * page
+
+
+def test_the_uploads_of_one_address_leave_room_for_others() -> None:
+    (size,) = re.findall(r"/tmp:size=(\d+)m", " ".join(SERVICES["proxy"]["tmpfs"]))
+    uploads = nginx("limit_conn senders", "")
+    assert uploads * nginx("client_max_body_size", "m") <= int(size) / 2
+    assert uploads >= DEFAULTS["PHOTOS"], "or one address could never use the whole page"
 
 
 def test_each_waits_longer_than_the_one_behind_it() -> None:
@@ -222,9 +245,14 @@ def test_the_proxy_leads_to_services_that_share_a_network_with_it() -> None:
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
-def test_nginx_accepts_its_configuration(tmp_path: Path) -> None:
-    config = tmp_path / "nginx.conf"
-    config.write_text(NGINX.replace("/tmp/", f"{tmp_path}/"), encoding="utf-8")
+@pytest.mark.parametrize("behind_another", [False, True])
+def test_nginx_accepts_its_configuration(tmp_path: Path, behind_another: bool) -> None:
+    config, text = tmp_path / "nginx.conf", NGINX.replace("/tmp/", f"{tmp_path}/")
+    comment = "#   set_real_ip_from ADDRESS;"
+    assert comment in text
+    if behind_another:
+        text = text.replace(comment, "set_real_ip_from 192.0.2.1;")
+    config.write_text(text, encoding="utf-8")
     done = subprocess.run(
         ["nginx", "-t", "-c", config], capture_output=True, text=True, check=False
     )

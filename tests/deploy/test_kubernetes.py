@@ -83,6 +83,7 @@ def test_the_names_are_those_of_one_another() -> None:
             assert find(kind, name)["spec"]["selector"]["matchLabels"].items() <= labels.items()
     (port,) = find("Service", "torchserve")["spec"]["ports"]
     assert environment("page")["DEEPFAKE_TORCHSERVE_URL"] == f"http://torchserve:{port['port']}"
+    assert environment("page")["DEEPFAKE_MANAGEMENT_URL"] == "", "that port is closed"
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
@@ -171,7 +172,7 @@ def test_the_probes_ask_what_the_image_asks_itself() -> None:
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container("torchserve")[probe]["exec"]["command"] == check
     for probe in ("readinessProbe", "livenessProbe"):
-        # /readyz asks the management API, which is closed here.
+        # /readyz asks TorchServe: without it no page would be left to say so.
         assert container("page")[probe]["httpGet"] == {"path": "/healthz", "port": "http"}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -12,12 +13,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from tests.deploy.files import DEPLOY, ROOT, load
 from tests.e2e.conftest import free_ports
+from tests.openapi import validate
 
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
 NGINX = (DEPLOY / "compose" / "nginx.conf").read_text(encoding="utf-8")
@@ -77,15 +80,58 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield port
 
 
-def test_stalled_uploads_wait_at_the_proxy(proxy: int) -> None:
-    head = b"POST /api/detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nabc"
+HEAD = b"POST /api/detect HTTP/1.1\r\nHost: localhost\r\n"
+LENGTH, CHUNKED = (
+    b"Content-Length: 1000000\r\n\r\nabc",
+    b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc",
+)
+
+
+def foreign(proxy: int, address: str = "127.0.0.1") -> requests.Response:
+    """The answer to an upload that the page refuses without counting it."""
+    with requests.Session() as session:
+        session.mount("http://", From(address))
+        url, headers = f"http://127.0.0.1:{proxy}/api/detect", {"Origin": "https://evil.example"}
+        return session.post(url, data=b"photo", headers=headers, timeout=10)
+
+
+class From(requests.adapters.HTTPAdapter):
+    """Connects from this address."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, source_address=(self.address, 0), **options)
+
+
+@pytest.mark.parametrize("rest", [LENGTH, CHUNKED], ids=["length", "chunks"])
+def test_stalled_uploads_wait_at_the_proxy_and_fill_it_for_their_address_only(
+    proxy: int, rest: bytes
+) -> None:
     with contextlib.ExitStack() as stack:
+        stalled = []
         for _ in range(50):
             connection = socket.create_connection(("127.0.0.1", proxy), timeout=10)
-            stack.enter_context(connection).sendall(head)
+            stack.enter_context(connection).sendall(HEAD + rest)
+            stalled.append(connection)
         # The page alone would be busy with the first eight of them for 10 s.
         for _ in range(10):
             assert requests.get(f"http://127.0.0.1:{proxy}/", timeout=5).ok
+        answer = foreign(proxy)
+        assert answer.status_code == 429
+        assert answer.json()["error"]["code"] == "too_many_requests"
+        validate(answer.json(), "PageError")
+        assert int(answer.headers["Retry-After"]) > 0
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert foreign(proxy, "127.0.0.2").status_code == 403, "it came to the page"
+        waiting = [c for c in stalled if not select.select([c], [], [], 0)[0]]
+        assert len(waiting) == 8
+    deadline = time.monotonic() + 10
+    while foreign(proxy).status_code == 429:
+        assert time.monotonic() < deadline, "its places are free again"
+        time.sleep(0.1)
 
 
 def test_a_claimed_address_does_not_get_a_new_rate(proxy: int) -> None:

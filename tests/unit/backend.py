@@ -43,9 +43,11 @@ def serving(server: ThreadingHTTPServer) -> Iterator[None]:
     with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield
-        server.shutdown()
-        thread.join()
+        try:
+            yield
+        finally:  # or a test that failed would never end
+            server.shutdown()
+            thread.join()
 
 
 def photo(size: tuple[int, int] = (320, 240), kind: str = "JPEG", **options: Any) -> bytes:
@@ -106,6 +108,7 @@ class Backend(ThreadingHTTPServer):
     delay = 0.0
     refuse = b"\xff\xfe"
     workers: tuple[str, ...] = ("READY",)
+    well = True  # what its /ping says
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -128,6 +131,10 @@ class _Handler(JsonHandler):
             self.reply(*answer)
 
     def do_GET(self) -> None:
+        if self.path == "/ping":
+            status = "Healthy" if self.server.well else "Unhealthy"
+            self.reply(200 if self.server.well else 500, {"status": status})
+            return
         known = self.path == "/models/deepfake"
         workers = [{"id": "9000", "status": status} for status in self.server.workers]
         self.reply(200 if known else 404, [{"modelName": "deepfake", "workers": workers}])

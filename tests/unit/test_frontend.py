@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from PIL import Image
 
 from frontend.app import create_app
+from tests.openapi import SPEC
 from tests.unit.backend import (  # noqa: F401 - the fixtures
     Backend,
     app,
@@ -261,6 +262,17 @@ def test_the_api_passes_the_answer_on(client: FlaskClient, backend: Backend) -> 
     assert {seen[3] for seen in backend.seen[:3]} == {blob}
 
 
+@pytest.mark.parametrize(("megabytes", "status"), [(15, 200), (16, 413)])
+def test_in_json_a_photo_may_have_as_much_as_the_api_says(
+    client: FlaskClient, backend: Backend, megabytes: int, status: int
+) -> None:
+    body = SPEC["paths"]["/api/detect"]["post"]["requestBody"]["description"]
+    assert "in JSON, where base64 adds a third, a photo may have 15 MB" in text(body)
+    photo = base64.b64encode(bytes(megabytes * 2**20)).decode()
+    assert client.post("/api/detect", json={"image": photo}).status_code == status
+    assert len(backend.seen) == (status == 200)
+
+
 def test_flasks_own_errors(client: FlaskClient, app: Flask) -> None:
     assert "There is no such page" in client.get("/nothing").text
     assert client.get("/api/nothing").json["error"]["code"] == "not_found"
@@ -292,6 +304,19 @@ def test_not_ready_while_loading_or_unknown(client: FlaskClient, backend: Backen
     assert client.get("/readyz").status_code == 503
     other = create_app({"MANAGEMENT_URL": backend.url, "MODEL_NAME": "other"})
     assert other.test_client().get("/readyz").status_code == 503
+
+
+@pytest.mark.parametrize(("well", "status"), [(True, 200), (False, 503)])
+def test_without_a_management_address_it_is_ready_when_torchserve_is_well(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, well: bool, status: int
+) -> None:
+    """As in containers, where that address is closed to the page."""
+    monkeypatch.setenv("DEEPFAKE_MANAGEMENT_URL", "")
+    backend.well, backend.workers = well, ()
+    page = create_app({"TORCHSERVE_URL": backend.url}).test_client()
+    assert page.get("/readyz").status_code == status
+    gone = create_app({"TORCHSERVE_URL": "http://127.0.0.1:1"}).test_client()
+    assert gone.get("/readyz").status_code == 503
 
 
 @pytest.mark.parametrize("path", ["/", "/nothing", "/healthz", "/static/style.css"])

@@ -187,6 +187,43 @@ def test_hosts_are_a_setting() -> None:
     assert detect(client(HOSTS=[]), Host="any.example") == PASSED
 
 
+@pytest.mark.parametrize("setting", ["photos.example", '"photos.example"', '["Photos.Example"]'])
+def test_a_single_name_needs_no_list(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPFAKE_HOSTS", setting)
+    page = client()
+    assert detect(page, Host="photos.example") == PASSED
+    for part in ("p", "example", "photos", "."):
+        assert detect(page, Host=part) == (421, "wrong_host")
+
+
+@pytest.mark.parametrize("setting", ["", "[]", "null"])
+def test_without_names_any_will_do(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPFAKE_HOSTS", setting)
+    assert detect(client(), Host="any.example") == PASSED
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "[photos.example]",
+        "a.example, b.example",
+        "*.example",
+        "photos.example:8000",
+        "https://photos.example",
+        '[["photos.example"]]',
+        '{"photos.example": 1}',
+        "7",
+        "false",
+    ],
+)
+def test_names_that_nobody_could_have_are_no_way_to_start(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPFAKE_HOSTS", setting)
+    with pytest.raises(ValueError, match="HOSTS has to be names"):
+        client()
+
+
 # Headers
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from deploy import supervisor
+from deploy.page import Page
 from deploy.roll import swap
-from deploy.supervisor import Backoff, Supervisor
+from deploy.supervisor import Backoff, Supervisor, answers
 from deploy.torchserve import Ports, State, TorchServe
+from tests.unit.backend import JsonHandler, serving
 
 
 @pytest.fixture
@@ -100,3 +104,95 @@ def test_a_server_that_never_ran_is_dead_and_can_be_stopped(tmp_path: Path) -> N
     server = TorchServe(tmp_path, tmp_path)
     assert server.state() is State.DEAD
     server.stop()
+
+
+# Rolls
+
+
+class Version(TorchServe):
+    """Runs nothing; ready at once, unless its archive says otherwise."""
+
+    def start(self) -> None:
+        pass
+
+    def wait_ready(self, timeout: float = 180) -> None:
+        if b"broken" in (self.model_store / "deepfake.mar").read_bytes():
+            raise RuntimeError("the archive is damaged")
+
+    def drain(self, patience: float) -> bool:
+        return True
+
+
+@pytest.fixture
+def rolling(watched: Supervisor, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    monkeypatch.setattr(supervisor, "TorchServe", Version)
+    monkeypatch.setattr(supervisor, "answers", lambda server: True)
+    watched.server = Version(watched.server.model_store, watched.logs, watched.ports)
+    return watched
+
+
+def copies(watched: Supervisor) -> list[bytes]:
+    """The archives that it holds beside those of the model store."""
+    return [path.read_bytes() for path in watched.temp.rglob("deepfake.mar")]
+
+
+def test_of_all_versions_only_the_one_that_runs_is_kept(rolling: Supervisor) -> None:
+    archive = rolling.model_store / "deepfake.mar"
+    for version in (b"second", b"third"):
+        archive.write_bytes(version)
+        rolling._roll()
+        assert copies(rolling) == [version]
+    assert (rolling.model_store / "previous" / "deepfake.mar").read_bytes() == b"second"
+    archive.write_bytes(b"broken")
+    rolling._roll()
+    assert [roll["ok"] for roll in rolling.rolls] == [True, True, False]
+    assert copies(rolling) == [b"third"]
+    assert (rolling.server.model_store / "deepfake.mar").read_bytes() == b"third"
+    swap(rolling.model_store)  # what make rollback does
+    rolling._roll()
+    assert copies(rolling) == [b"second"]
+    assert json.loads(rolling.switch.read_text())["torchserve"] == rolling.server.url
+
+
+# What it asks
+
+
+class Both(ThreadingHTTPServer):
+    """TorchServe and the page in one, or a proxy between; keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), BothHandler)
+        self.asked: list[str] = []
+
+
+class BothHandler(JsonHandler):
+    server: Both
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        model = {"maxRetryTimeoutInSec": 300, "workers": [{"status": "READY"}]}
+        self.reply(200, [model])
+
+    def do_POST(self) -> None:
+        self.server.asked.append(self.path)
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.reply(422, {"error": {"code": "no_face"}})
+
+
+def test_a_proxy_of_the_environment_is_asked_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Not even what leads to this machine: it would get the management token."""
+    server, proxy = Both(), Both()
+    with serving(server), serving(proxy):
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_port}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        port = server.server_port
+        torchserve = TorchServe(tmp_path, tmp_path, Ports(port, port, port, port))
+        assert torchserve._model()
+        assert answers(torchserve)
+        assert Page(port, tmp_path, tmp_path / "backend.json").ready()
+        assert server.asked == ["/models/deepfake", "/predictions/deepfake", "/readyz"]
+        assert proxy.asked == []
