@@ -56,6 +56,11 @@ def test_every_source_is_measured_by_a_network_that_has_not_seen_it(
     assert {p: p.stat().st_mtime_ns for p in made} == made  # none was trained again
     assert json.loads((tmp_path / "studies.json").read_text())["leave-one-out"] == study
 
+    call[3] = copy_manifest(two_sources, tmp_path / "others", lambda row: {})
+    elsewhere = program(*call)  # what is known of some crops says nothing about others
+    assert elsewhere.returncode == 1
+    assert "holds a run with another --data" in elsewhere.stderr
+
 
 def test_what_a_part_is_worth_is_told_by_runs_with_several_seeds(
     command: Command, two_sources: Path, tmp_path: Path

@@ -14,6 +14,7 @@ from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from tests.conftest import ASTRONAUT, sentence
 from tests.integration.conftest import Row, Train, copy_manifest, epochs
+from training.data import of_split, read_samples
 
 LANDMARKS = "25 30 55 30 40 45 28 60 52 60"  # of an upright face in a crop of 80 x 80
 
@@ -164,6 +165,22 @@ def test_a_kind_of_forgery_can_be_chosen(
         losses.append(epochs(tmp_path / name)[0]["train_loss"])
     assert losses[0] != losses[1]
     assert load(tmp_path / kind / "saved_model.pth").training["options"]["forgeries"] == [kind]
+
+
+def test_another_seed_deals_no_other_splits(train: Train, face_crops: Path, tmp_path: Path) -> None:
+    """Or a photo that every program but this one takes for a test photo would be trained on."""
+    # Names of groups of which every split, dealt by them, holds photos of both classes.
+    unsplit = copy_manifest(
+        face_crops, tmp_path / "crops", lambda row: {"split": "", "group": f"50 {row['group']}"}
+    )
+    tested = {s.name for s in of_split(read_samples(unsplit), "test")}
+    data = copy_manifest(
+        unsplit, tmp_path / "without", lambda row: {"path": "gone"} if row["path"] in tested else {}
+    )
+    for seed in (1, 2, 3):
+        options = ("--data", data, "--seed", seed, "--epochs", 1)
+        status, _, said = train(tmp_path / str(seed), *options)
+        assert status == 0, said
 
 
 def test_folds_without_a_source_are_refused(train: Train, tmp_path: Path) -> None:
