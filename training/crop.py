@@ -179,8 +179,8 @@ def main() -> int:
         "--format",
         choices=tuple(FORMATS),
         default="png",
-        help="of the crops; bmp takes more than twice the space and is read several times faster, "
-        "for a GPU that waits for its crops",
+        help="of the crops; bmp takes more than twice the space and is read faster, for a GPU that "
+        "waits for its crops",
     )
     args.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     opt = args.parse_args()
