@@ -20,7 +20,7 @@ from deepfake.model import DeepfakeDetector
 from deepfake.views import VIEWS, Pixels
 
 RUNTIMES = ("auto", "openvino", "torch")
-AT_ONCE = 96  # views in one pass of PyTorch: more gain nothing, and need gigabytes for each hundred
+AT_ONCE = 96  # views in one pass of PyTorch: what it needs must not grow with the batch
 TOLERANCE = 0.01  # of P(fake): where bfloat16 is further off than this, float32 is used
 log = logging.getLogger(__name__)
 

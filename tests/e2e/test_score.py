@@ -21,7 +21,7 @@ import pytest
 from deepfake.checkpoint import Checkpoint, save
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
-from scoring.score import PART, SCHEMA
+from scoring.parts import PART, SCHEMA
 from tests.conftest import ASTRONAUT, FAKES, ROOT
 from tests.documents import blocks_for
 

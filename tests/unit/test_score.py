@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepfake.checkpoint import Checkpoint, OperatingPoint, save
-from scoring import score
+from scoring import parts, score
 from tests.conftest import ASTRONAUT, FAKES, ROOT, Ended, sentence
 
 NAME = f"0354OJ4dNRcxxc5CA1S1NJ_{'0a' * 16}_{{:06}}-0.parquet"  # as Ray names a part
@@ -244,7 +244,7 @@ def test_so_is_one_that_met_a_passing_fault(
     first, second = pq.read_table(part).to_pylist()
     fault = {"path": first["path"], "error": code, "message": "Not now."}
     judge = {name: first[name] for name in ("checkpoint", "threshold")}
-    pq.write_table(pa.Table.from_pylist([fault | judge, second], schema=score.SCHEMA), part)
+    pq.write_table(pa.Table.from_pylist([fault | judge, second], schema=parts.SCHEMA), part)
     assert "2 photos, 1 of them scored before" in program(photos)[1]
     assert rows_in(out) == expected
 
