@@ -11,15 +11,18 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
 
 from deepfake.checkpoint import DEFAULT_POINT, load
-from deepfake.errors import DataError, DeepfakeError
+from deepfake.errors import DataError, DeepfakeError, ImageTooLarge
+from deepfake.images import MAX_BYTES
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from scoring.parts import SCHEMA, scored, summary
@@ -63,16 +66,25 @@ def _bytes(path: str) -> bytes | DeepfakeError:
     try:
         system, name = _located(path)
         with system.open_input_stream(name) as file:
-            return bytes(file.read())
+            content = bytes(file.read(MAX_BYTES + 1))  # never all of what may be a film
     except (OSError, pa.ArrowException) as error:
         return DataError(f"The file cannot be read: {type(error).__name__}.")
+    if len(content) > MAX_BYTES:
+        limit = MAX_BYTES // 2**20
+        return ImageTooLarge(f"The file is larger than {limit} MB; make the photo smaller.")
+    return content
 
 
 def _located(path: str) -> tuple[Any, str]:
-    if "://" in path:
-        found: tuple[Any, str] = fs.FileSystem.from_uri(path)
-        return found
-    return fs.LocalFileSystem(), path
+    """The file system of an address, and the name there."""
+    scheme, is_address, rest = path.partition("://")
+    if not is_address:
+        return fs.LocalFileSystem(), path
+    # Names have spaces, letters and # that an address may not have; what is escaped stays so, and
+    # ? begins the store's options.
+    escaped = quote(re.sub(r"%(?![0-9a-fA-F]{2})", "%25", rest), safe="/:@?&=%+,;~!$'()*[]")
+    found: tuple[Any, str] = fs.FileSystem.from_uri(f"{scheme}://{escaped}")
+    return found
 
 
 def _row(answer: Verdict | DeepfakeError) -> dict[str, Any]:
@@ -104,7 +116,9 @@ def score(opt: argparse.Namespace, paths: list[str]) -> None:
         if isinstance(handler, logging.StreamHandler):  # the one for Ray's own file keeps all
             handler.setLevel(logging.CRITICAL)  # what ends the job is raised too
     try:
-        parts = [paths[i : i + opt.part] for i in range(0, len(paths), opt.part)]
+        # A part is judged by one worker: with fewer photos than that, all still have some.
+        length = min(opt.part, -(-len(paths) // opt.workers))
+        parts = [paths[i : i + length] for i in range(0, len(paths), length)]
         ray.data.from_arrow([pa.table({"path": part}) for part in parts]).map_batches(
             Scorer,
             fn_constructor_args=(str(opt.checkpoint.resolve()), opt.point, opt.threads),
@@ -151,7 +165,9 @@ def arguments() -> argparse.Namespace:
     args.add_argument("--threads", type=int, default=1, help="cores a worker uses (default: 1)")
     args.add_argument("--workers", type=int, help="processes (default: as many as the cores allow)")
     args.add_argument("--batch-size", type=int, default=16, help="photos at once in a worker")
-    args.add_argument("--part", type=int, default=512, help="photos in a part of the result")
+    args.add_argument(
+        "--part", type=int, default=512, help="photos in a part of the result, at most"
+    )
     args.add_argument("--progress", action="store_true", help="show bars without a terminal too")
     return _checked(args.parse_args())
 

@@ -54,12 +54,25 @@ def _is_parquet(place: Path) -> bool:
 
 
 def _photos(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    """In and below a folder, and in folders that are linked there; each real folder once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link to a folder above it, or a second one to the same
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(place, name) for name in names if _is_photo(name))
+
+
+def _is_photo(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
 
 
 def _sayable(photos: Iterable[Path]) -> list[str]:
     """Absolute paths, sorted. Linux allows any bytes in a name, Parquet only text."""
-    found = sorted(str(path.resolve()) for path in photos)
+    found = sorted(os.path.abspath(path) for path in photos)  # by the names they have here
     paths = [path for path in found if is_utf8(path)]
     if lost := [os.fsencode(path) for path in found if not is_utf8(path)]:
         print(
@@ -80,7 +93,7 @@ def is_utf8(path: str) -> bool:
 
 def _lines(place: Path) -> list[str]:
     try:
-        lines = place.read_text(encoding="utf-8").splitlines()
+        lines = place.read_text(encoding="utf-8-sig").split("\n")  # a name may hold other breaks
     except UnicodeDecodeError as error:
         raise DataError(
             f"{place} is neither a photo ({' '.join(SUFFIXES)}) nor a list of paths in UTF-8."
@@ -93,7 +106,10 @@ def _column(source: str) -> list[str]:
         table = ds.dataset(source, format="parquet").to_table(columns=["path"])
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{source} is not Parquet with a column path.") from error
-    return [str(path) for path in table["path"].to_pylist()]
+    paths = [path for path in table["path"].to_pylist() if path]  # an empty cell is no photo
+    if not all(isinstance(path, str) for path in paths):
+        raise DataError(f"The column path of {source} is {table['path'].type}, not text.")
+    return paths
 
 
 def check_apart(source: str, out: Path) -> None:

@@ -54,7 +54,9 @@ def traits(path: Path) -> Traits | None:
         with Image.open(path) as image:
             tables: dict[int, Sequence[int]] = getattr(image, "quantization", None) or {}
             size, small = image.size, image.convert("RGB")
-    except (OSError, ValueError):
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's decoders raise many types on damaged files
         return None
     bytes_, (width, height) = path.stat().st_size, size
     values = (

@@ -53,8 +53,10 @@ def crop_one(source: Path, target: Path, margin: float, max_side: int) -> dict[s
         # The files are the user's own: larger ones than the service takes are welcome.
         image = decode(source.read_bytes(), max_bytes=2**30, max_pixels=200_000_000)
         faces = _detector(image)
-    except (DeepfakeError, OSError, MemoryError) as error:
-        return {"error": str(error) or "too large for the memory"}
+    except DeepfakeError as error:
+        return {"error": str(error)}
+    except (OSError, MemoryError) as error:  # not of the photo: the next run tries again
+        return {"error": str(error) or "too large for the memory", "passing": True}
     if not faces:
         return {"error": "no face found"}
     face = faces[0]
@@ -95,7 +97,12 @@ def crop_all(
         "format": form,
     }
     journal = out / "journal.jsonl"
-    done = _read_journal(journal, settings)
+    stamps = {s.name: _stamp(s.path) for s in samples}
+    done = {
+        name: record
+        for name, record in _read_journal(journal, settings).items()
+        if record.get("stamp", stamps.get(name)) == stamps.get(name) and "passing" not in record
+    }
     todo = [s for s in samples if s.name not in done]
     targets = {s.name: out / crop_name(s.name, form) for s in todo}
     with journal.open("a", encoding="utf-8") as file:
@@ -103,12 +110,21 @@ def crop_all(
             file.write(json.dumps({"settings": settings}) + "\n")
         bar = tqdm(total=len(samples), initial=len(samples) - len(todo), unit="img", desc="crop")
         for name, record in _work(todo, targets, margin, max_side, workers):
-            done[name] = record
+            done[name] = record = record | {"stamp": stamps[name]}
             file.write(json.dumps({"name": name, **record}) + "\n")
             file.flush()
             bar.update()
         bar.close()
     _write_lists(samples, done, out, form)
+
+
+def _stamp(photo: Path) -> list[int]:
+    """Size in bytes and time in seconds: another photo under an old name is cropped anew."""
+    try:
+        found = photo.stat()
+    except OSError:
+        return []
+    return [found.st_size, int(found.st_mtime)]
 
 
 def _work(
@@ -185,6 +201,9 @@ def main() -> int:
     args.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     opt = args.parse_args()
     check_numbers(opt, above_zero=("max_side", "workers"), not_negative=("margin",))
+    folder = opt.data if opt.data.is_dir() else opt.data.parent
+    if folder.resolve() == opt.out.resolve():
+        raise DataError(f"--out {opt.out} is the folder of the data; give one of its own.")
     crop_all(read_samples(opt.data), opt.out, opt.margin, opt.max_side, opt.workers, opt.format)
     return 0
 

@@ -79,7 +79,7 @@ def _from_folders(data: Path) -> list[Sample]:
 
 def _from_manifest(manifest: Path) -> list[Sample]:
     try:
-        with manifest.open(newline="", encoding="utf-8") as file:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = {"path", "label"} - set(reader.fieldnames or ())
             if missing:
@@ -124,7 +124,9 @@ def read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as file:
             return file.convert("RGB")
-    except (OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many types on damaged files
         raise DataError(f"{path} cannot be read as an image.") from error
 
 
@@ -229,8 +231,11 @@ def balanced(samples: Sequence[Sample], seed: int, evenness: float = 0.0) -> lis
         weights = np.array([len(cell) for cell in cells], dtype=float) ** (1 - evenness)
         # Where sources keep their own sizes, all of the larger class is drawn from together.
         cells, shares = (cells, weights / weights.sum()) if evenness else ([group], np.ones(1))
-        for cell, share in zip(cells, shares, strict=True):
-            wanted = round(size * float(share))
+        # Largest remainders: rounding each by itself could leave the classes uneven.
+        counts = np.floor(size * shares + 1e-9).astype(int)
+        most_left = np.argsort(counts - size * shares, kind="stable")
+        counts[most_left[: size - counts.sum()]] += 1
+        for cell, wanted in zip(cells, counts.tolist(), strict=True):
             order = [i for _ in range(-(-wanted // len(cell))) for i in rng.permutation(len(cell))]
             drawn += [cell[i] for i in order[:wanted]]
     return [drawn[i] for i in rng.permutation(len(drawn))]

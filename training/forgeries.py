@@ -32,6 +32,9 @@ Points = NDArray[np.float64]
 Window = tuple[int, int, int, int]
 """Left, top, right and bottom of a part of a picture, pixels."""
 
+Weights = tuple[float, float, float, float, float]
+"""How much each landmark counts where one face is laid over another."""
+
 # Centre and radii of each part in a frame whose unit is the distance between the eyes: x to the
 # picture's right along them, y down, origin midway between them.
 PARTS = {
@@ -41,10 +44,20 @@ PARTS = {
     "mouth": (0.0, 1.05, 0.58, 0.32),
 }
 FACE = (0.0, 0.50, 1.00, 1.15)
+EQUAL: Weights = (1, 1, 1, 1, 1)
+BY: dict[str, Weights] = {
+    "eyes": (1, 1, 0.2, 0.1, 0.1),
+    "nose": (0.5, 0.5, 1, 0.3, 0.3),
+    "mouth": (0.1, 0.1, 0.2, 1, 1),
+}
+"""By which landmarks a part is laid over its own place: its own, mostly."""
+MIRRORED = [1, 0, 2, 4, 3]  # order of the landmarks in a mirrored face
 KINDS = {"part-swap": 0.6, "face-swap": 0.4, "self-blend": 0.4, "up-sampling": 0.4}
 """Kinds of forgeries, and how often each is made compared with the others that are chosen."""
 DEFAULT_KINDS = ("part-swap", "self-blend")
-DONORS = 8  # faces that are looked at for a swap; the one that fits best is taken
+DONORS = 64  # faces whose landmarks are looked at for a swap
+NEAREST = 4  # of those that fit best, which are looked at for their colour
+SEAMLESS = 0.7  # share of part swaps whose colours are fitted along the seam, not as a whole
 
 
 class Forger:
@@ -62,25 +75,53 @@ class Forger:
         for s in samples:
             if s.label == 0 and s.landmarks:
                 self.reals[s.source].append(s)
+        self.shapes = {
+            source: np.stack([_shape(_points(s)) for s in reals])
+            for source, reals in self.reals.items()
+        }
 
     def make(self, source: str, rng: Generator) -> Image.Image | None:
         """A new forged crop (RGB, of its real face's size); None for a source without faces."""
         faces = self.reals.get(source)
         if not faces:
             return None
-        face = faces[rng.integers(len(faces))]
+        chosen = int(rng.integers(len(faces)))
+        face = faces[chosen]
         image, points = read_image(face.path), _points(face)
         kind = self.kinds[rng.choice(len(self.kinds), p=self.shares)]
         if kind == "self-blend":
             return self_blend(image, points, rng)
         if kind == "up-sampling":
             return up_sampled(image, points, rng)
-        donor = min(
-            (faces[rng.integers(len(faces))] for _ in range(DONORS)),
-            key=lambda other: _misfit(points, _points(other)) if other is not face else math.inf,
-        )
+        donor, donor_points = self._donor(source, chosen, image, rng)
         swap = face_swap if kind == "face-swap" else part_swap
-        return swap(image, points, read_image(donor.path), _points(donor), rng)
+        return swap(image, points, donor, donor_points, rng)
+
+    def _donor(
+        self, source: str, chosen: int, image: Image.Image, rng: Generator
+    ) -> tuple[Image.Image, Points]:
+        """Another face of the source that looks the same way, mirrored if it then does so more.
+
+        Of the few that fit best the one whose skin is lit most like that of ``image``.
+        """
+        faces, shapes = self.reals[source], self.shapes[source]
+        others = rng.integers(len(faces), size=DONORS)
+        others = others[others != chosen] if (others != chosen).any() else others
+        # The landmarks of two faces, laid over one another, are the nearer the greater this is
+        # (full Procrustes distance, in complex numbers: Kendall 1984).
+        as_they_are = np.abs(shapes[others].conj() @ shapes[chosen])
+        mirrored = np.abs(shapes[others][:, MIRRORED] @ shapes[chosen])
+        best = np.maximum(as_they_are, mirrored).argsort()[-NEAREST:]
+        donors = []
+        for i in best:
+            donor = faces[int(others[i])]
+            picture, points = read_image(donor.path), _points(donor)
+            if mirrored[i] > as_they_are[i]:
+                points = points[MIRRORED] * (-1, 1) + (picture.width, 0)
+                picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            donors.append((picture, points))
+        skin = _skin(image, _points(faces[chosen]))
+        return min(donors, key=lambda d: float(np.abs(_skin(*d) - skin).sum()))
 
 
 def part_swap(
@@ -95,16 +136,38 @@ def part_swap(
     Returns:
         An RGB image of the face's size.
     """
-    names = list(PARTS)
-    chosen = rng.choice(len(names), size=rng.integers(1, len(names) + 1), replace=False)
-    mask = Image.new("L", face.size)
-    for i in chosen:
-        _draw(mask, points, PARTS[names[i]], rng)
+    picture, seamless = face, rng.random() < SEAMLESS
+    for names, weights in _chosen_parts(rng):
+        mask = Image.new("L", face.size)
+        for name in names:
+            _draw(mask, points, PARTS[name], rng)
+        matrix = _similarity(points, donor_points, weights)
+        mask = ImageChops.darker(mask, _reach(donor, matrix, face))
 
-    def moved(window: Window) -> Image.Image:
-        return _moved(donor, donor_points, points, window)
+        def moved(window: Window, matrix: tuple[float, ...] = matrix) -> Image.Image:
+            return _transformed(donor, matrix, window)
 
-    return _blend(face, moved, mask, points, rng, colour=rng.uniform(0.7, 1.0))
+        colour = None if seamless else rng.uniform(0.7, 1.0)
+        picture = _blend(picture, moved, mask, points, rng, colour)
+    return picture
+
+
+def _chosen_parts(rng: Generator) -> list[tuple[list[str], Weights]]:
+    """Parts to swap, those that come over together in one, and by which landmarks each is laid.
+
+    Mostly both eyes or none: one alone looks odd, and few would swap it.
+    """
+    eyes = (["left_eye", "right_eye"], ["left_eye"], ["right_eye"], [])
+    some_eyes = eyes[rng.choice(len(eyes), p=(0.6, 0.1, 0.1, 0.2))]
+    nose, mouth = rng.random(2) < 0.65
+    groups = {
+        "eyes": some_eyes if some_eyes or nose or mouth else eyes[0],
+        "nose": ["nose"] * int(nose),
+        "mouth": ["mouth"] * int(mouth),
+    }
+    if rng.random() < 0.3:  # all as they lie in the donor's face
+        return [([name for names in groups.values() for name in names], EQUAL)]
+    return [(names, BY[group]) for group, names in groups.items() if names]
 
 
 def face_swap(
@@ -114,19 +177,15 @@ def face_swap(
 
     Takes and returns what ``part_swap`` does.
     """
-    everything = (0, 0, *face.size)
-    moved = _moved(donor, donor_points, points, everything)
+    matrix = _similarity(points, donor_points)
+    moved = _transformed(donor, matrix, (0, 0, *face.size))
     if rng.random() < 0.7:  # a network's face has the few pixels that it was trained with
         side = max(16, round(face.width * rng.uniform(0.25, 0.8)))
         down, up = Image.Resampling.BOX, Image.Resampling.BICUBIC
         moved = moved.resize((side, side), down).resize(face.size, up)
     mask = Image.new("L", face.size)
     _draw(mask, points, FACE, rng)
-    # Only where there is a donor: of a tight crop, brows or chin may be missing.
-    known, edge = Image.new("L", donor.size), round(0.06 * donor.width)
-    known.paste(255, (edge, edge, donor.width - edge, donor.height - edge))
-    here = _moved(known, donor_points, points, everything, Image.Resampling.NEAREST)
-    mask = ImageChops.darker(mask, here)
+    mask = ImageChops.darker(mask, _reach(donor, matrix, face))
     return _blend(face, moved.crop, mask, points, rng, colour=rng.uniform(0.7, 1.0))
 
 
@@ -143,6 +202,7 @@ def self_blend(face: Image.Image, points: Points, rng: Generator) -> Image.Image
     matrix = (1 / scale, 0, x, 0, 1 / scale, y)
     mask = Image.new("L", face.size)
     _draw(mask, points, FACE, rng)
+    mask = ImageChops.darker(mask, _reach(over, matrix, face))
 
     def moved(window: Window) -> Image.Image:
         return _transformed(over, matrix, window)
@@ -195,31 +255,43 @@ def _points(sample: Sample) -> Points:
     return np.array(sample.landmarks, dtype=np.float64).reshape(5, 2)
 
 
-def _similarity(to: Points, back: Points) -> tuple[float, ...]:
+def _skin(image: Image.Image, points: Points) -> NDArray[np.float64]:
+    """(3,): mean colour of what lies between a face's landmarks, 0 to 255."""
+    left, top = np.clip(points.min(axis=0), 0, np.array(image.size) - 1)
+    right, bottom = np.clip(points.max(axis=0), (left + 1, top + 1), image.size)
+    part = image.crop((int(left), int(top), math.ceil(right), math.ceil(bottom)))
+    colour: NDArray[np.float64] = np.asarray(part, dtype=np.float64).mean(axis=(0, 1))
+    return colour
+
+
+def _shape(points: Points) -> NDArray[np.complex128]:
+    """(5,): landmarks as complex numbers, without place and size."""
+    z = points[:, 0] + 1j * points[:, 1]
+    z -= z.mean()
+    shape: NDArray[np.complex128] = z / max(float(np.linalg.norm(z)), 1e-9)
+    return shape
+
+
+def _similarity(to: Points, back: Points, weights: Weights = EQUAL) -> tuple[float, ...]:
     """PIL's affine coefficients that lay the points ``back`` over ``to``, in least squares.
 
     The closed form for rotation, scale and shift in the plane (Umeyama 1991, two dimensions).
     """
-    a, b = to - to.mean(axis=0), back - back.mean(axis=0)
-    norm = max(float((a**2).sum()), 1e-9)
-    c = float((a * b).sum()) / norm
-    s = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / norm
-    shift = back.mean(axis=0) - np.array([[c, -s], [s, c]]) @ to.mean(axis=0)
+    w = np.array(weights)[:, None] / sum(weights)
+    middle, old = (w * to).sum(axis=0), (w * back).sum(axis=0)
+    a, b = to - middle, back - old
+    norm = max(float((w * a**2).sum()), 1e-9)
+    c = float((w * a * b).sum()) / norm
+    s = float((w[:, 0] * (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])).sum()) / norm
+    shift = old - np.array([[c, -s], [s, c]]) @ middle
     return c, -s, float(shift[0]), s, c, float(shift[1])
 
 
-def _moved(
-    donor: Image.Image,
-    donor_points: Points,
-    points: Points,
-    window: Window,
-    method: Image.Resampling = Image.Resampling.BICUBIC,
-) -> Image.Image:
-    """The donor turned, scaled and shifted until its landmarks lie over a face's ``points``.
-
-    What of it lies in the window of that face's crop; black where the donor has nothing.
-    """
-    return _transformed(donor, _similarity(points, donor_points), window, method)
+def _reach(donor: Image.Image, matrix: tuple[float, ...], face: Image.Image) -> Image.Image:
+    """Mask (L, of the face's size) of where there is a donor: a tight crop has no brows or chin."""
+    known, edge = Image.new("L", donor.size), round(0.1 * donor.width)  # the mask is softened
+    known.paste(255, (edge, edge, donor.width - edge, donor.height - edge))
+    return _transformed(known, matrix, (0, 0, *face.size), Image.Resampling.NEAREST)
 
 
 def _transformed(
@@ -233,13 +305,6 @@ def _transformed(
     x, y, right, bottom = window
     here = (a, b, c + a * x + b * y, d, e, f + d * x + e * y)
     return image.transform((right - x, bottom - y), Image.Transform.AFFINE, here, method)
-
-
-def _misfit(to: Points, back: Points) -> float:
-    """How far landmarks remain apart, in units of ``to``'s size, when laid over one another."""
-    c, s1, x, s, _, y = _similarity(back, to)
-    moved = back @ np.array([[c, s], [s1, c]]) + np.array([x, y])
-    return float(np.abs(moved - to).mean() / max(1.0, float(np.ptp(to))))
 
 
 def _draw(
@@ -276,11 +341,15 @@ def _blend(
     mask: Image.Image,
     points: Points,
     rng: Generator,
-    colour: float,
+    colour: float | None,
 ) -> Image.Image:
-    """``over`` on ``under`` through the softened mask, after moving its colours by ``colour``.
+    """``over`` on ``under`` through the softened mask, after its colours were fitted.
 
     Only the window that the mask reaches is asked for and computed.
+
+    Args:
+        colour: how far mean and deviation of its colours are moved to those of ``under``, 0 to 1;
+            None: they are moved so that there is no step along the mask's edge.
     """
     unit = max(float(np.hypot(*(points[1] - points[0]))), 0.15 * under.width)
     soft = mask.filter(ImageFilter.GaussianBlur(unit * rng.uniform(0.01, 0.12)))
@@ -292,7 +361,9 @@ def _blend(
     a = np.asarray(under.crop(window), dtype=np.float32)
     b = np.asarray(over(window), dtype=np.float32)
     inside = np.asarray(mask.crop(window)) > 127
-    if colour and inside.any():
+    if colour is None:
+        b = b + _membrane(a - b, ~inside)
+    elif colour and inside.any():
         there, here = a[inside], b[inside]
         gain = 1 + colour * ((there.std(axis=0) + 1) / (here.std(axis=0) + 1) - 1)
         gain = np.clip(gain, 0.6, 1.6)
@@ -303,6 +374,33 @@ def _blend(
     part = Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
     blended.paste(part, window)
     return blended
+
+
+def _membrane(
+    values: NDArray[np.float32], known: NDArray[np.bool_], rounds: int = 8
+) -> NDArray[np.float32]:
+    """Values (h, w, 3) where they are known (h, w), and between them as even as can be.
+
+    The correction of seamless cloning (Perez et al., "Poisson Image Editing", 2003, eq. 5), from
+    coarse to fine, in as many rounds on each grid.
+    """
+    height, width = known.shape
+    filled = np.where(known[..., None], values, 0)
+    if min(height, width) > 4:
+        even = [(0, height % 2), (0, width % 2)]
+        weight = np.pad(known.astype(np.float32), even)
+        total = np.pad(filled, (*even, (0, 0)))
+        grid = (weight.shape[0] // 2, 2, weight.shape[1] // 2, 2)
+        count = weight.reshape(grid).sum(axis=(1, 3))
+        total = total.reshape(*grid, 3).sum(axis=(1, 3))
+        coarse = _membrane(total / np.maximum(count, 1)[..., None], count > 0, rounds)
+        fine = coarse.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+        filled = np.where(known[..., None], values, fine)
+    for _ in range(rounds):
+        near = np.pad(filled, ((1, 1), (1, 1), (0, 0)), mode="edge")
+        mean = (near[:-2, 1:-1] + near[2:, 1:-1] + near[1:-1, :-2] + near[1:-1, 2:]) / 4
+        filled = np.where(known[..., None], values, mean)
+    return filled
 
 
 def _recolour(image: Image.Image, rng: Generator) -> Image.Image:

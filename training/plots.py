@@ -8,11 +8,20 @@ from typing import Any
 
 
 def read_rows(out: Path) -> list[dict[str, Any]]:
-    """The epochs in ``metrics.jsonl`` of a run's folder, oldest first."""
+    """The epochs in ``metrics.jsonl`` of a run's folder, oldest first.
+
+    A line that a full disk or a power cut left unfinished is skipped.
+    """
     path = out / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
 
 
 def figure(columns: int) -> tuple[Any, Any] | None:

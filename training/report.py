@@ -238,9 +238,9 @@ def to_json(report: Any) -> str:
     return json.dumps(known(report), indent=2, allow_nan=False)
 
 
-def cell(value: float, interval: Sequence[float]) -> str:
-    """A figure with its interval, as a table shows it."""
-    if np.isnan(value):
+def cell(value: float | None, interval: Sequence[float]) -> str:
+    """A figure with its interval, as a table shows it; None and NaN are what is not known."""
+    if value is None or np.isnan(value):
         return "n/a"
     to = " to " if interval[0] < 0 else "-"
     return f"{value:.3f} ({interval[0]:.3f}{to}{interval[1]:.3f})"

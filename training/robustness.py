@@ -9,6 +9,7 @@ so that a run that was cut off goes on where it was.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -145,7 +146,8 @@ def figures(results: list[Result], threshold: float, rounds: int) -> dict[str, A
         return found
 
     def means(rows: NDArray[np.int64]) -> dict[str, float]:
-        return {k: float(np.mean(list(v.values()))) for k, v in per_source(rows).items() if v}
+        found = per_source(rows)  # of sources with one class only there is no ROC-AUC
+        return {k: float(np.mean(list(v.values()))) if v else math.nan for k, v in found.items()}
 
     every = np.arange(len(answered))
     values, spread = means(every), bootstrap(means, groups, sources, rounds, seed=0)

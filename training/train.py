@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from deepfake.model import DEFAULT_BACKBONE
 from training.cli import check_numbers, keep_memory, parser, run
 from training.data import Sample, folds, limited, of_split, read_samples
 from training.forgeries import DEFAULT_KINDS, KINDS
-from training.trainer import Trainer
+from training.trainer import RUN_FILES, Trainer
 
 
 def arguments() -> argparse.Namespace:
@@ -143,6 +142,8 @@ def check(opt: argparse.Namespace) -> argparse.Namespace:
     )
     if opt.folds == 1 or opt.folds < 0:
         raise DataError(f"--folds is {opt.folds}; 2 or more, or 0 for none.")
+    if opt.fresh and opt.init and opt.out.resolve() in opt.init.resolve().parents:
+        raise DataError(f"--fresh would delete --init {opt.init}; give another --out.")
     if opt.folds and opt.leave_out:
         raise DataError("--folds and --leave-out don't go together; leave one of them out.")
     for name in ("dropout", "drop_path", "ema"):
@@ -190,6 +191,15 @@ def without(samples: list[Sample], source: str) -> list[Sample]:
     return of_split([s for s in samples if s.source != source], samples[0].split)
 
 
+def forget(out: Path) -> None:
+    """Remove what an earlier run has written into its folder, and nothing else."""
+    for name in (*RUN_FILES, "events.out.tfevents.*"):
+        for path in out.glob(name):
+            path.unlink()
+    for fold in out.glob("fold-*"):
+        forget(fold)
+
+
 def train_folds(opt: argparse.Namespace, acc: Accelerator, samples: list[Sample]) -> None:
     """k runs, each with another fold for validation, and their mean score."""
     results: list[dict[str, Any]] = []
@@ -216,9 +226,11 @@ def main() -> int:
         for split in ("train", "val")
     )
     train = without(train, opt.leave_out)
+    if opt.leave_out:  # what chooses the epoch
+        of_split([s for s in val if s.source != opt.leave_out], "val")
     acc.print(f"{len(train)} train and {len(val)} validation images on {acc.device}, {precision}")
     if opt.fresh and acc.is_main_process:
-        shutil.rmtree(opt.out, ignore_errors=True)
+        forget(opt.out)
     acc.wait_for_everyone()
     if opt.folds:
         train_folds(opt, acc, train + val)

@@ -33,6 +33,16 @@ from training.plots import plot_curves, read_rows
 from training.scores import auc_by_source, fit_temperature, mean_over_sources, scores
 from training.start import initial_model
 
+RUN_FILES = (
+    "last.pth",
+    "last.pth.part",
+    "metrics.jsonl",
+    "saved_model.pth",
+    "curves.png",
+    "folds.json",
+)
+"""What a run writes into its folder."""
+
 
 class Crops(Dataset[tuple[Tensor, int, int]]):
     """(pixels uint8 (3, size, size), label, index) of each sample, as evaluation sees it."""
@@ -52,8 +62,8 @@ class Crops(Dataset[tuple[Tensor, int, int]]):
 class TrainingCrops(Crops):
     """The same, augmented, and with some of the fakes replaced by forgeries made on the spot.
 
-    Every picture has a generator of its own (seed, epoch, index): it does not depend on the
-    number of workers, processes or restarts.
+    Every picture has a generator of its own (seed, process, epoch, index): it does not depend on
+    the number of workers or restarts.
 
     Args:
         forged: share of the fakes that are replaced, by a forgery of a real face of their source.
@@ -136,8 +146,8 @@ class Trainer:
             self._finish_epoch(row)
         if state.epoch < opt.epochs:
             self.acc.print(f"early stop: no better score for {opt.patience} epochs")
-        rows = read_rows(self.out)
-        return next(r for r in rows if r["epoch"] == state.best_epoch)
+        known = {"epoch": state.best_epoch, "val_score": state.best}  # should its line be lost
+        return next((r for r in read_rows(self.out) if r["epoch"] == state.best_epoch), known)
 
     def _loader(self, epoch: int | None) -> DataLoader[tuple[Tensor, int, int]]:
         """This process's share of an epoch; ``None`` is the validation set."""

@@ -115,6 +115,46 @@ def test_a_second_run_cuts_nothing_again(command: Command, photos: Path, crops: 
     assert (crops / "manifest.csv").read_bytes() == manifest
 
 
+def test_another_photo_under_an_old_name_is_cut_anew(command: Command, tmp_path: Path) -> None:
+    """Of other data, or of a photo that was replaced: its label would be that of the new one."""
+    first, second, out = (tmp_path / name for name in ("first", "second", "crops"))
+    for folder, real, fake in ((first, ASTRONAUT, FAKES[0]), (second, FAKES[0], ASTRONAUT)):
+        for label, photo in (("real", real), ("fake", fake)):
+            (folder / label).mkdir(parents=True)
+            shutil.copy2(photo, folder / label / "1.jpg")
+    options = ("--out", out, "--workers", 1)
+    assert command("training.crop", "--data", first, *options)[0] == 0
+    real, fake = ((out / label / "1.jpg.png").read_bytes() for label in ("real", "fake"))
+    assert command("training.crop", "--data", second, *options)[0] == 0
+    assert (out / "real" / "1.jpg.png").read_bytes() == fake
+    assert (out / "fake" / "1.jpg.png").read_bytes() == real
+
+
+def test_a_photo_that_was_not_there_is_tried_again(command: Command, tmp_path: Path) -> None:
+    shutil.copy(ASTRONAUT, tmp_path / "real.jpg")
+    rows = [{"path": f"{label}.jpg", "label": label} for label in ("real", "fake")]
+    write_table(tmp_path / "list.csv", rows)
+    options = ("--data", tmp_path / "list.csv", "--out", tmp_path / "out", "--workers", 1)
+    assert command("training.crop", *options)[0] == 0
+    (lost,) = table(tmp_path / "out" / "no_face.csv")
+    assert "No such file" in lost["reason"]
+    shutil.copy(FAKES[0], tmp_path / "fake.jpg")
+    assert command("training.crop", *options)[0] == 0
+    assert table(tmp_path / "out" / "no_face.csv") == []
+    assert len(table(tmp_path / "out" / "manifest.csv")) == 2
+
+
+def test_crops_do_not_go_where_the_photos_are(command: Command, tmp_path: Path) -> None:
+    for label, photo in (("real", ASTRONAUT), ("fake", FAKES[0])):
+        shutil.copy(photo, tmp_path / f"{label}.jpg")
+    rows = [{"path": f"{label}.jpg", "label": label} for label in ("real", "fake")]
+    write_table(tmp_path / "manifest.csv", rows)
+    for data in (tmp_path, tmp_path / "manifest.csv"):
+        said = sentence(command("training.crop", "--data", data, "--out", tmp_path))
+        assert "is the folder of the data" in said
+        assert table(tmp_path / "manifest.csv") == rows
+
+
 def test_a_run_that_was_cut_off_goes_on(
     command: Command, photos: Path, crops: Path, cropped: Path
 ) -> None:

@@ -235,6 +235,29 @@ def test_a_run_can_start_from_a_checkpoint(
         torch.testing.assert_close(found[name], parameter.detach(), atol=1e-3, rtol=1e-3)
 
 
+def test_starting_over_removes_what_the_run_has_written_and_nothing_else(
+    train: Train, tmp_path: Path
+) -> None:
+    assert train(tmp_path, "--epochs", 2)[0] == 0
+    (tmp_path / "notes.txt").write_text("of the user")
+    said = sentence(train(tmp_path, "--fresh", "--init", tmp_path / "saved_model.pth"))
+    assert "--fresh would delete --init" in said
+    assert len(epochs(tmp_path)) == 2
+    assert train(tmp_path, "--epochs", 1, "--fresh")[0] == 0
+    assert len(epochs(tmp_path)) == 1
+    assert (tmp_path / "notes.txt").exists()
+
+
+def test_a_line_that_was_cut_off_does_not_stop_a_run(train: Train, tmp_path: Path) -> None:
+    """As a full disk leaves it, the best epoch's too."""
+    assert train(tmp_path, "--epochs", 1)[0] == 0
+    text = (tmp_path / "metrics.jsonl").read_text()
+    (tmp_path / "metrics.jsonl").write_text(text[: len(text) // 2])
+    status, said, _ = train(tmp_path, "--epochs", 1)
+    assert status == 0
+    assert f"best epoch 1: validation AUC {json.loads(text)['val_score']:.4f}" in said
+
+
 def test_a_run_can_start_from_timms_weights(
     train: Train, tmp_path: Path, make_checkpoint: Callable[..., Checkpoint]
 ) -> None:

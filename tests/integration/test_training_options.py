@@ -62,6 +62,17 @@ def test_a_source_that_is_not_there_cannot_be_left_out(
     assert not (tmp_path / "run").exists()
 
 
+def test_without_the_source_left_out_there_must_be_something_to_choose_by(
+    train: Train, two_sources: Path, tmp_path: Path
+) -> None:
+    def only_b(row: Row) -> Row:
+        return {"split": "test"} if row["split"] == "val" and row["source"] == "a" else {}
+
+    data = copy_manifest(two_sources, tmp_path / "fewer", only_b)
+    said = sentence(train(tmp_path / "run", "--data", data, "--leave-out", "b"))
+    assert "The val split holds no real and no fake images" in said
+
+
 def test_the_only_source_cannot_be_left_out(train: Train, tmp_path: Path) -> None:
     assert "--leave-out is data" in sentence(train(tmp_path, "--leave-out", "data"))
 

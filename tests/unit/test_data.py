@@ -151,6 +151,12 @@ def test_a_row_that_ends_before_its_path_is_named(tmp_path: Path) -> None:
     assert "line 3: the path is missing" in refusal(manifest)
 
 
+def test_a_manifest_may_be_saved_by_a_spreadsheet(tmp_path: Path) -> None:
+    """Which puts a byte order mark before the first column's name."""
+    (tmp_path / "manifest.csv").write_text("path,label\na.jpg,real\nb.jpg,fake\n", "utf-8-sig")
+    assert [s.name for s in read_samples(tmp_path)] == ["a.jpg", "b.jpg"]
+
+
 def test_missing_columns_are_named(tmp_path: Path) -> None:
     assert "label" in refusal(write(tmp_path / "a.csv", "path,class", "a.jpg,real"))
     assert "label, path" in refusal(write(tmp_path / "b.csv", "file", "a.jpg"))
@@ -270,6 +276,13 @@ def test_an_epoch_has_as_many_reals_as_fakes() -> None:
     assert len({s.name for s in epoch}) == 20  # nothing twice
     assert {s.name for s in epoch if s.label == 0} == {str(i) for i in range(10)}
     assert [s.label for s in epoch] != sorted(s.label for s in epoch)  # mixed
+
+
+def test_many_small_sources_leave_the_classes_even() -> None:
+    samples = [Sample(Path("a"), f"r{i}", 0, "one") for i in range(20)]
+    samples += [Sample(Path("a"), f"f{i}", 1, f"s{i % 9}") for i in range(13)]
+    for evenness in (0.5, 1.0):
+        assert Counter(s.label for s in balanced(samples, 0, evenness)) == {0: 13, 1: 13}
 
 
 def test_each_epoch_draws_anew_until_all_were_seen() -> None:

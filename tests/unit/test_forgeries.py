@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from training.data import Sample, read_image
 from training.forgeries import (
     Forger,
     Points,
+    _membrane,
     _similarity,
     face_swap,
     part_swap,
@@ -23,6 +25,7 @@ from training.forgeries import (
 )
 
 Portrait = tuple[Image.Image, Points]
+Swap = Callable[[Image.Image, Points, Image.Image, Points, np.random.Generator], Image.Image]
 
 
 @pytest.fixture(scope="module")
@@ -93,15 +96,51 @@ def test_a_face_swap_brings_the_whole_face(portraits: list[Portrait]) -> None:
         assert np.hypot(columns - middle[0], rows - middle[1]).max() < reach
 
 
-def test_a_face_swap_takes_nothing_from_outside_the_donor(portraits: list[Portrait]) -> None:
+@pytest.mark.parametrize("swap", [face_swap, part_swap])
+def test_a_swap_takes_nothing_from_outside_the_donor(portraits: list[Portrait], swap: Swap) -> None:
     """Of a donor whose crop ends below the eyes, only what there is: no black forehead."""
     crop, points = portraits[0]
     white = Image.new("RGB", crop.size, (255, 255, 255))
     top = round(points[:2, 1].max()) + 5
     donor = white.crop((0, top, *white.size))
-    for seed in range(10):
-        made = face_swap(white, points, donor, points - (0, top), random(seed))
+    for seed in range(20):
+        made = swap(white, points, donor, points - (0, top), random(seed))
         assert np.asarray(made).min() > 250
+
+
+def test_a_self_blend_of_a_face_that_fills_its_crop_has_no_black_edge(
+    portraits: list[Portrait],
+) -> None:
+    """Where the shifted copy ends, the face below it stays."""
+    _, points = portraits[0]
+    middle, reach = points.mean(axis=0), 2.0 * np.abs(points - points.mean(axis=0)).max()
+    tight = points - (middle - reach)
+    white = Image.new("RGB", (round(2 * reach), round(2 * reach)), (255, 255, 255))
+    for seed in range(20):
+        # A recoloured copy is greyer by 15 % and 8 levels at most.
+        assert np.asarray(self_blend(white, tight, random(seed))).min() > 190
+
+
+def test_between_what_is_known_the_membrane_is_even() -> None:
+    """A plane is its own solution; a hole in it is filled as if it were not there."""
+    y, x = np.mgrid[:40, :60].astype(np.float32)
+    plane = np.stack([x, y, 2 * x - y], axis=2)
+    known = np.hypot(x - 30, y - 20) > 12
+    filled = _membrane(np.where(known[..., None], plane, 99).astype(np.float32), known, rounds=50)
+    assert np.abs(filled - plane).max() < 2
+    np.testing.assert_array_equal(filled[known], plane[known])
+
+
+def test_a_seamless_swap_leaves_no_step_in_colour(portraits: list[Portrait]) -> None:
+    """A much darker copy of the face fits in without a step, in most forgeries."""
+    crop, points = portraits[0]
+    dark = crop.point(lambda v: v // 3)
+    steps = []
+    for seed in range(30):
+        made = part_swap(crop, points, dark, points, random(seed))
+        difference = np.asarray(crop.convert("L")).astype(float) - np.asarray(made.convert("L"))
+        steps.append(np.abs(np.diff(difference, axis=1)).max())
+    assert np.median(steps) < 45
 
 
 @pytest.mark.parametrize("angle", [0, 0.4, -1.2, math.pi])
@@ -206,6 +245,26 @@ def test_only_the_chosen_kinds_are_made(samples: list[Sample]) -> None:
     pattern = [distance(Forger(samples, ["up-sampling"]).make("a", random(s))) for s in range(8)]
     blends = [distance(Forger(samples, ["self-blend"]).make("a", random(s))) for s in range(8)]
     assert 0 < np.mean(pattern) < np.mean(blends)
+
+
+def test_a_donor_looks_the_same_way(tmp_path: Path) -> None:
+    """Of faces turned left and right, and a mirror image counts: its picture is mirrored too."""
+    ahead = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], dtype=float)
+    left, right = (ahead + np.array([0, 0, turn, 0, 0])[:, None] * (1, 0) for turn in (-18, 18))
+    half_red = Image.new("RGB", (100, 100))
+    half_red.paste((255, 0, 0), (0, 0, 50, 100))
+    made = []
+    for i, points in enumerate([right, *[ahead] * 6, left]):
+        path = tmp_path / f"{i}.png"
+        half_red.save(path)
+        landmarks = tuple(points.ravel().tolist())
+        made.append(Sample(path, path.name, 0, "a", landmarks=landmarks))
+    forger = Forger(made)
+    for seed in range(10):
+        donor, points = forger._donor("a", 0, half_red, random(seed))
+        turned = bool(np.allclose(points, right))
+        assert turned or np.allclose(points, ahead)
+        assert (donor.getpixel((10, 10)) == (0, 0, 0)) is turned  # mirrored with its landmarks
 
 
 def test_a_source_with_one_face_can_be_forged_too(samples: list[Sample]) -> None:

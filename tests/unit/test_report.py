@@ -183,6 +183,7 @@ def test_before_calibration_nothing_is_said_of_points_and_band(
 
 def test_an_interval_below_zero_is_not_written_with_two_dashes() -> None:
     assert cell(0.25, (0.125, 0.5)) == "0.250 (0.125-0.500)"
+    assert cell(None, (None, None)) == "n/a"  # as JSON has what is not known
     assert cell(-0.25, (-0.5, -0.125)) == "-0.250 (-0.500 to -0.125)"
 
 

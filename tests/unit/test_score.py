@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -20,7 +21,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from deepfake.checkpoint import Checkpoint, OperatingPoint, save
+from deepfake.errors import DataError
+from deepfake.images import MAX_BYTES
 from scoring import parts, score
+from scoring.sources import paths_of
 from tests.conftest import ASTRONAUT, FAKES, ROOT, Ended, sentence
 
 NAME = f"0354OJ4dNRcxxc5CA1S1NJ_{'0a' * 16}_{{:06}}-0.parquet"  # as Ray names a part
@@ -306,6 +310,60 @@ def test_a_name_that_is_not_utf8_does_not_stop_the_others(
     said = sentence(program(photos, "--out", tmp_path / name))
     assert "--out" in said
     assert "is not UTF-8" in said
+
+
+def test_photos_have_the_names_they_have_in_the_folder(tmp_path: Path) -> None:
+    """Also where these are links, as a cache of data sets makes them; loops end."""
+    store, photos, more = (tmp_path / name for name in ("store", "photos", "more"))
+    for folder in (store, photos, more, photos / "folder.jpg"):
+        folder.mkdir()
+    for place in (store / "0abc", more / "c.jpg"):
+        shutil.copy(ASTRONAUT, place)
+    for name in ("a.jpg", "b.JPG"):
+        (photos / name).symlink_to(store / "0abc")
+    (photos / "linked").symlink_to(more)
+    (photos / "twice").symlink_to(more)
+    (photos / "above").symlink_to(photos)
+    assert paths_of(str(photos)) == [
+        str(photos / name) for name in ("a.jpg", "b.JPG", "linked/c.jpg")
+    ]
+
+
+def test_lists_and_columns_are_read_as_they_are_written(tmp_path: Path) -> None:
+    listed, column = tmp_path / "photos.txt", tmp_path / "photos.parquet"
+    listed.write_bytes("\ufeff/a.jpg\r\n\r\n/b\u2028c.jpg\n/b\x0cd.jpg".encode())
+    assert paths_of(str(listed)) == ["/a.jpg", "/b\u2028c.jpg", "/b\x0cd.jpg"]
+    pq.write_table(pa.table({"path": ["/a.jpg", None, ""]}), column)
+    assert paths_of(str(column)) == ["/a.jpg"]
+    pq.write_table(pa.table({"path": pa.array(["/a.jpg"]).dictionary_encode()}), column)
+    assert paths_of(str(column)) == ["/a.jpg"]
+    pq.write_table(pa.table({"path": [b"/a.jpg"]}), column)
+    with pytest.raises(DataError, match=r"path of .* is binary, not text"):
+        paths_of(str(column))
+
+
+@pytest.mark.parametrize("name", ["a#b.jpg", "a b.jpg", "é.jpg", "100%.jpg", "a%20b.jpg"])
+def test_addresses_lead_to_the_file_they_name(program: Program, tmp_path: Path, name: str) -> None:
+    (tmp_path / "a").write_text("another file")
+    shutil.copy(FAKES[0], tmp_path / name.replace("%20", " "))
+    address = f"file://{tmp_path}/{name}"
+    (tmp_path / "list.txt").write_text(address)
+    assert program(tmp_path / "list.txt")[0] == 0
+    assert rows_in(tmp_path / "scores")[address]["error"] is None
+
+
+def test_of_a_huge_file_only_as_much_is_read_as_a_photo_may_have(
+    program: Program, photos: Path, tmp_path: Path
+) -> None:
+    with (photos / "film.tif").open("wb") as film:
+        film.truncate(MAX_BYTES * 20)
+    tracemalloc.start()
+    assert program(photos)[0] == 0
+    assert tracemalloc.get_traced_memory()[1] < MAX_BYTES * 5
+    tracemalloc.stop()
+    row = rows_in(tmp_path / "scores")[str(photos / "film.tif")]
+    assert row["error"] == "image_too_large"
+    assert "20 MB" in row["message"]
 
 
 def test_other_files_beside_the_parts_do_not_matter(
