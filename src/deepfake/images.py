@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import warnings
 
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -31,7 +32,14 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # what brings an image of this EXIF orientation upright
 SIDEWAYS = (5, 6, 7, 8)  # orientations in which width and height change places
+STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")  # JPEG, PNG, GIF, TIFF
+LARGE = 10_000_000  # pixels, above which one image is decoded at a time
 MIN_SIDE = 32  # pixels; MTCNN's smallest face is 20 and needs some surroundings
+
+
+# A photo of 50 million pixels takes up to 800 MB while it is decoded, 200 MB afterwards: as many at
+# a time as there are cores would need more than the service is given.
+_one_large = threading.Lock()
 
 
 def decode(
@@ -71,9 +79,11 @@ def decode(
     try:
         if least_side is not None:
             _reduce(image, least_side)
-        image.load()
-        orientation = _orientation(image)
-        upright = _to_rgb(_turned(image, orientation))
+        large = image.width * image.height > LARGE
+        with _one_large if large else contextlib.nullcontext():
+            image.load()
+            orientation = _orientation(image)
+            upright = _to_rgb(_turned(image, orientation))
         # Of all that the file says of itself, this alone goes on.
         upright.info = {FULL_SIZE: size[::-1] if orientation in SIDEWAYS else size}
         return upright
@@ -108,7 +118,8 @@ def _open(blob: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise TooManyPixels("The image claims far more pixels than are accepted.") from error
     except UnidentifiedImageError as error:
-        if blob[4:12] in (b"ftypavif", b"ftypavis"):  # refused unseen when its end is missing
+        known = blob.startswith(STARTS) or blob[4:12] in (b"ftypavif", b"ftypavis")
+        if known:  # the part that would tell more is missing
             raise BrokenImage("The image is damaged or cut off and cannot be decoded.") from error
         raise UnsupportedFormat(
             f"This is not an image we can read; send one of {', '.join(FORMATS)}."
@@ -149,12 +160,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
         if image.mode.startswith("I;16"):
             image = image.convert("I")  # of either byte order
-        low, high = image.getextrema()
-        top = 65535.0 if high > 255 or low < 0 else 255.0  # type: ignore[operator]
-        if image.mode == "F" and low >= 0 and high <= 1:  # type: ignore[operator]
-            top = 1.0
+        top = _white(image)
         image = image.point(lambda v: v * (255.0 / top)).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
     return image.convert("RGB")
+
+
+def _white(image: Image.Image) -> float:
+    """The value that stands for white: files of many bits, or of floats, don't say it.
+
+    Floats from 0 to 1 or to 255 may exceed it a little, as sharpening leaves them.
+    """
+    highest = float(image.getextrema()[1])  # type: ignore[arg-type]
+    if image.mode == "F":
+        tops = (1.0, 255.0, 65535.0)
+        return next((top for top in tops if highest <= 2 * top), highest)
+    bits = (8, 10, 12, 14, 16)
+    return next((2.0**n - 1 for n in bits if highest < 2**n), highest)

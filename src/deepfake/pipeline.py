@@ -186,7 +186,8 @@ class Pipeline:
     ) -> _Found:
         """Cut the faces out; where that leaves the network too few pixels, of the full photo."""
         margin, side = self.checkpoint.crop_margin, self.model.image_size
-        size = full_size(image)
+        # Of bytes, decoded here; an image that is passed in may be a part of one from ``decode``.
+        size = full_size(image) if isinstance(photo, bytes) else image.size
         factor = round(max(size) / max(image.size))  # 1, 2, 4 or 8: see ``decode``
         shown = [face.scaled(factor, size) for face in faces]
         boxes = [face.box for face in faces[:MAX_FACES]]

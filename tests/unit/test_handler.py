@@ -168,6 +168,15 @@ BAD_ROWS = {
 }
 
 
+def test_json_that_cannot_be_parsed_is_no_bad_photo(ask: Ask) -> None:
+    """TorchServe then hands on the bytes; a photo that is called JSON is one all the same."""
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    status, answer = ask({"body": bytearray(b' {"image": "/9j/4AAQ", }')}, **headers)
+    assert code((status, answer)) == (400, "bad_request")
+    assert "not valid JSON" in answer["error"]["message"]
+    assert ask({"body": PHOTO}, **headers)[0] == 200
+
+
 @pytest.mark.parametrize("form", BAD_ROWS)
 def test_what_cannot_be_read_is_answered_with_its_error(ask: Ask, form: str) -> None:
     row, status, name = BAD_ROWS[form]

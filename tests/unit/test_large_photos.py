@@ -84,6 +84,17 @@ def test_what_a_file_says_of_itself_ends_with_decoding(astronaut: Image.Image) -
     assert set(decode(buffer.getvalue()).info) == {"deepfake full size"}
 
 
+def test_a_part_of_a_decoded_photo_is_a_photo_of_its_own(
+    pipeline: Pipeline, astronaut: Image.Image
+) -> None:
+    """Pillow hands on what a picture says of itself when it is cut or resized."""
+    photo = decode(saved(astronaut, "PNG"))
+    for part in (photo.resize((300, 300)), photo.crop((60, 0, 420, 360))):
+        verdict = verdict_of(pipeline, part)
+        assert (verdict.width, verdict.height) == part.size
+        assert verdict.faces[0].face.box == pipeline.detector(part)[0].box
+
+
 def test_boxes_are_in_pixels_of_the_photo_that_was_sent(
     pipeline: Pipeline, astronaut: Image.Image
 ) -> None:
