@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from flask import Flask, Request
 
-from frontend import errors, guard, logs, slots, tokens, views
+from frontend import errors, guard, logs, slots, text, tokens, views
 from frontend.client import Client
 
 DEFAULTS: dict[str, Any] = {
@@ -73,12 +73,16 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     Args:
         config: values that win over the environment's, where TIMEOUT is ``DEEPFAKE_TIMEOUT``
             and so on.
+
+    Raises:
+        ValueError: a setting cannot be used.
     """
     app = Flask(__name__)
     app.request_class = MemoryRequest
     app.config.from_mapping(DEFAULTS)
     app.config.from_prefixed_env("DEEPFAKE")
     app.config.from_mapping(config)
+    text.load(str(app.config["LANGUAGE"]))
     app.extensions["backend"] = Client(
         str(app.config["TORCHSERVE_URL"]),
         str(app.config["MANAGEMENT_URL"]),

@@ -30,6 +30,7 @@ PLACES = {
     "docs/openapi.yaml": "/docs/api",
     "MODEL_CARD.md": "/docs/model-card",
 }
+PAGE = "http://127.0.0.1:5000"  # where docs/openapi.yaml has the page
 METHODS = ("get", "put", "post", "delete")
 
 

@@ -85,8 +85,8 @@ def _names(hosts: Any) -> list[str]:
 def _check_host() -> None:
     """Refuse names that are not ours: one that somebody else's name server points here would make
     their page ours to the browser (DNS rebinding). Probes ask by address."""
-    hosts = current_app.config["HOSTS"]
-    if hosts and request.path != "/healthz" and _parts(f"//{request.host}").hostname not in hosts:
+    hosts, probe = current_app.config["HOSTS"], request.path in ("/healthz", "/readyz")
+    if hosts and not probe and _parts(f"//{request.host}").hostname not in hosts:
         raise WrongHost
 
 
@@ -165,13 +165,16 @@ def _who() -> str:
 
 def _address() -> str:
     """The client's address; of IPv6 the first 64 bits, since one client has all the others."""
-    address = request.remote_addr or "unknown"
+    text = request.remote_addr or "unknown"
+    with_port = re.fullmatch(r"\[(.+)\](?::\d+)?|([^:]+):\d+", text)  # as some proxies send it
     try:
-        version = ipaddress.ip_address(address).version
+        address = ipaddress.ip_address((with_port[1] or with_port[2]) if with_port else text)
     except ValueError:
-        return address
-    if version == 4:
-        return address
+        return text
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped  # from a proxy that listens on both
+    if address.version == 4:
+        return str(address)
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 

@@ -104,8 +104,10 @@ def model_card() -> str:
 
 @blueprint.get("/docs/api")
 def api() -> str:
-    """docs/openapi.yaml, readable."""
-    return render_template("api.html", api=documents.api())
+    """docs/openapi.yaml, readable, with the address that this page was asked for by."""
+    scheme = "https" if current_app.config["SESSION_COOKIE_SECURE"] else request.scheme
+    own = f"{scheme}://{request.host}"
+    return render_template("api.html", api=documents.api(), documented=documents.PAGE, own=own)
 
 
 @blueprint.get("/docs/<any('openapi.yaml', 'evaluation.png', 'failures.png'):name>")
@@ -120,7 +122,7 @@ def document(name: str) -> ResponseReturnValue:
 @blueprint.app_template_filter()
 def percent(probability: float) -> str:
     """See ``text.percent``."""
-    return text.percent(probability)
+    return text.percent(probability, str(current_app.config["LANGUAGE"]))
 
 
 blueprint.add_app_template_filter(text.setting, "setting")

@@ -2,7 +2,8 @@
 // demand, reports. Everything else also works without it.
 const AT_ONCE = 3; // photos on their way at the same time
 const MOST = 50; // photos taken at once
-const TIMEOUT = 120_000; // ms
+const TIMEOUT = 120_000; // ms without progress
+const LONGEST_PAUSE = 120; // s that are waited for a rate; after longer ones people decide
 
 const form = document.getElementById("form");
 const drop = document.getElementById("drop");
@@ -10,12 +11,12 @@ const answer = document.getElementById("answer");
 const status = document.getElementById("status");
 const problem = document.getElementById("problem");
 const words = JSON.parse(form.dataset.text);
-const title = document.title;
 const maxBytes = Number(form.dataset.maxBytes);
 
-const waiting = []; // jobs: {name, fill, card, size}
+const waiting = []; // jobs: {name, fill, card, size}; of a sample the size is null
 const jobs = new WeakMap(); // the job that each result came from
 let running = 0;
+let pausedUntil = 0; // ms, as performance.now() has them
 
 document.documentElement.classList.add("script");
 
@@ -26,6 +27,15 @@ function fill(sentence, blanks) {
 
 function clone(id) {
   return document.getElementById(id).content.firstElementChild.cloneNode(true);
+}
+
+/** Take what a drop or the clipboard brings; of a folder the browser only gives its name. */
+function takeFrom(data) {
+  const items = [...data.items].filter((item) => item.kind === "file");
+  const folders = items.filter((item) => item.webkitGetAsEntry?.()?.isDirectory);
+  const files = [...data.files].filter((_, i) => !folders.includes(items[i]));
+  if (files.length > 0 || folders.length === 0) take(files);
+  if (folders.length > 0) problem.textContent = words.folder;
 }
 
 /** Take files from a field, a drop or the clipboard. */
@@ -42,6 +52,8 @@ function take(files) {
 /** Show a photo as waiting, and send it when it is its turn. */
 function add(name, size, fillIn) {
   const job = { name, size, fill: fillIn, card: clone("waiting") };
+  // The error of a page that was asked for before this one is no answer to a photo.
+  answer.querySelectorAll(".error:not(:has(.file))").forEach((part) => part.remove());
   answer.append(job.card);
   document.body.classList.add("answered");
   if (waiting.length + running === 0) job.card.scrollIntoView({ block: "nearest" });
@@ -55,12 +67,14 @@ function enqueue(job) {
   next();
 }
 
-async function next() {
-  if (running >= AT_ONCE || waiting.length === 0) return;
-  running += 1;
-  await examine(waiting.shift());
-  running -= 1;
-  next();
+function next() {
+  while (running < AT_ONCE && waiting.length > 0 && performance.now() >= pausedUntil) {
+    running += 1;
+    examine(waiting.shift()).then(() => {
+      running -= 1;
+      next();
+    });
+  }
 }
 
 /** Send one photo and put what comes of it in its place. Never throws. */
@@ -69,15 +83,34 @@ async function examine(job) {
     fail(job, words.too_large, words.too_large_advice);
     return;
   }
+  if (job.size === 0) {
+    fail(job, words.empty, words.empty_advice);
+    return;
+  }
   progress(job, 0);
   try {
-    const { page, code } = await send(job, {}, (share) => progress(job, share));
-    const part = page.getElementById("answer")?.firstElementChild;
-    if (part) place(job, part);
+    let { page, code, wait } = await send(job, {}, (share) => progress(job, share));
+    let part = page.getElementById("answer")?.firstElementChild;
+    if (part?.dataset.code === "form_expired") {
+      // Another tab may have been given another token; ours has been renewed from this answer.
+      ({ page, code, wait } = await send(job, {}, (share) => progress(job, share)));
+      part = page.getElementById("answer")?.firstElementChild;
+    }
+    if (code === 429 && wait > 0 && wait <= LONGEST_PAUSE) pause(job, wait);
+    else if (part) place(job, part);
     else fail(job, ...reason(code));
   } catch {
     fail(job, words.lost, words.lost_advice);
   }
+}
+
+/** Too many photos in too short a time: this one goes on, before the others, after so many s. */
+function pause(job, seconds) {
+  job.card.querySelector("progress").value = 0;
+  job.card.querySelector(".state").textContent = fill(words.pausing, { seconds });
+  waiting.unshift(job);
+  pausedUntil = Math.max(pausedUntil, performance.now() + 1000 * seconds);
+  setTimeout(next, pausedUntil - performance.now() + 50);
 }
 
 /** What an answer means that is not the page's: a proxy's, most likely. */
@@ -87,7 +120,8 @@ function reason(code) {
   return [words.lost, words.lost_advice];
 }
 
-/** Post the form with the job's photo; the page that comes back and its HTTP status. */
+/** Post the form with the job's photo; the page that comes back, its HTTP status, and the seconds
+ * that it asks to wait. */
 function send(job, options, onProgress) {
   const data = new FormData(form);
   for (const field of ["image", "sample", "heat"]) data.delete(field);
@@ -95,14 +129,21 @@ function send(job, options, onProgress) {
   job.fill(data);
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
+    const began = performance.now();
+    // It counts from the start, and a slow line may take minutes for a photo that is on its way.
+    const patience = () => (request.timeout = performance.now() - began + TIMEOUT);
     request.open("POST", form.action);
-    request.timeout = TIMEOUT;
-    request.upload.onprogress = (event) => onProgress(event.loaded / event.total);
+    patience();
+    request.upload.onprogress = (event) => {
+      patience();
+      onProgress(event.loaded / event.total);
+    };
     request.upload.onload = () => onProgress(1);
     request.onload = () => {
       const page = new DOMParser().parseFromString(request.responseText, "text/html");
       renew(page);
-      resolve({ page, code: request.status });
+      const wait = Number(request.getResponseHeader("Retry-After"));
+      resolve({ page, code: request.status, wait });
     };
     request.onerror = request.ontimeout = request.onabort = reject;
     request.send(data);
@@ -157,7 +198,7 @@ function replace(job, part) {
 function announce(name, part) {
   const verdict = part.querySelector(".headline").textContent.trim();
   status.textContent = fill(words.done, { name, verdict });
-  document.title = `${verdict} – ${title}`;
+  document.title = `${verdict} – ${words.site}`;
 }
 
 function addActions(job, part) {
@@ -171,6 +212,7 @@ function addActions(job, part) {
   });
   remove.addEventListener("click", () => {
     part.remove();
+    document.title = words.site;
     if (answer.children.length === 0) document.body.classList.remove("answered");
     document.getElementById("image").focus();
   });
@@ -181,8 +223,13 @@ function addActions(job, part) {
 async function explain(details) {
   const result = details.closest(".result");
   const job = jobs.get(result);
+  const say = (text) => result.querySelectorAll(".heat [role=status]").forEach((status) => {
+    status.textContent = text;
+  });
+  if (!job) say(words.heat_resend); // examined before this script was there
   if (!job || job.explaining || details.querySelector("img")) return;
   job.explaining = true;
+  say(words.heat_loading);
   const bodies = result.querySelectorAll(".heat .body");
   try {
     const { page } = await send(job, { heat: "true" }, () => {});
@@ -191,7 +238,7 @@ async function explain(details) {
     bodies.forEach((body, i) => body.replaceChildren(...found[i].childNodes));
     jobs.delete(result); // it has all there is
   } catch {
-    details.querySelector("[role=status]").textContent = words.heat_failed;
+    say(words.heat_failed);
   } finally {
     job.explaining = false;
   }
@@ -220,7 +267,7 @@ form.addEventListener("submit", (event) => {
   const sample = event.submitter?.value;
   if (sample) {
     const name = event.submitter.textContent.trim();
-    add(name, 0, (data) => data.set("sample", sample));
+    add(name, null, (data) => data.set("sample", sample));
   }
 });
 
@@ -244,7 +291,7 @@ document.addEventListener(
 );
 
 document.addEventListener("paste", (event) => {
-  if (event.clipboardData.files.length > 0) take(event.clipboardData.files);
+  if (event.clipboardData.files.length > 0) takeFrom(event.clipboardData);
 });
 
 for (const type of ["dragover", "dragleave", "drop"]) {
@@ -252,6 +299,6 @@ for (const type of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
     event.preventDefault();
     drop.classList.toggle("over", type === "dragover");
-    if (type === "drop") take(event.dataTransfer.files);
+    if (type === "drop") takeFrom(event.dataTransfer);
   });
 }

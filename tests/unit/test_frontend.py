@@ -335,6 +335,22 @@ def test_the_page_keeps_to_its_own_policy(client: FlaskClient) -> None:
     assert not re.search(r'(?:src|href|action)="(?!/|data:|#)', page)
 
 
+def test_a_language_without_sentences_is_no_way_to_start() -> None:
+    with pytest.raises(ValueError, match=r"LANGUAGE is 'xx'; there are sentences in en\."):
+        create_app({"LANGUAGE": "xx"})
+
+
+def test_the_examples_ask_the_page_by_the_name_it_has(app: Flask) -> None:
+    app.config["HOSTS"] = []
+    text = app.test_client().get("/docs/api", base_url="http://photos.example.org:8000").text
+    assert "curl -F image=@photo.jpg http://photos.example.org:8000/api/detect" in text
+    assert "127.0.0.1:5000" not in text
+    assert "at http://127.0.0.1:8080, on the machine where the service runs" in text
+    app.config["SESSION_COOKIE_SECURE"] = True  # behind TLS
+    text = app.test_client().get("/docs/api", base_url="http://photos.example.org").text
+    assert "https://photos.example.org/api/detect" in text
+
+
 def test_uploads_never_touch_the_disk(
     client: FlaskClient, backend: Backend, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

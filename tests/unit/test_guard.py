@@ -182,7 +182,9 @@ def test_hosts_are_a_setting() -> None:
     page = client(HOSTS=["photos.example"])
     assert detect(page, Host="photos.example") == PASSED
     assert detect(page, Host="localhost") == (421, "wrong_host")
+    # Who starts it and looks after it asks by address; there is no detector here.
     assert page.get("/healthz", headers={"Host": "10.1.2.3:5000"}).status_code == 200
+    assert page.get("/readyz", headers={"Host": "127.0.0.1:5000"}).status_code == 503
     assert "not known by that name" in page.get("/").text
     assert detect(client(HOSTS=[]), Host="any.example") == PASSED
 
@@ -351,6 +353,19 @@ def test_an_ipv6_client_has_one_rate_for_all_its_addresses() -> None:
     assert detect(page, address="2001:db8:0:1::1") == PASSED
     assert detect(page, address="2001:db8:0:1:ffff::2") == LIMITED
     assert detect(page, address="2001:db8:0:2::1") == PASSED
+
+
+def test_a_proxys_way_to_write_an_address_changes_no_rate() -> None:
+    """With a port, one client would have a rate for each connection; as IPv6, all would share one."""
+    page = client(RATE="1 per minute", PROXIES=1)
+    for first, again, other in (
+        ("9.9.9.9:4001", "9.9.9.9:4002", "9.9.9.8:4001"),
+        ("::ffff:1.2.3.4", "1.2.3.4", "::ffff:1.2.3.5"),
+        ("[2001:db8:1::1]:4001", "2001:db8:1::2", "[2001:db8:2::1]:4001"),
+    ):
+        assert detect(page, X_Forwarded_For=first) == PASSED
+        assert detect(page, X_Forwarded_For=again) == (429, "too_many_requests")
+        assert detect(page, X_Forwarded_For=other) == PASSED
 
 
 def test_a_key_has_its_own_rate_from_wherever_it_comes(key_file: Path) -> None:
