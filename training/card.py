@@ -18,7 +18,7 @@ from typing import Any
 
 from deepfake.checkpoint import Checkpoint, load
 from deepfake.errors import DataError
-from training import failures, report, robustness, studies
+from training import failures, report, robustness, study_tables
 from training.cli import parser, run
 
 RESULTS = {
@@ -182,7 +182,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "evaluation": report.markdown,
     "robustness": robustness.markdown,
     "failures": failures.markdown,
-    "studies": studies.markdown,
+    "studies": study_tables.markdown,
     "audit": audit_table,
 }
 

@@ -124,7 +124,7 @@ def summary(answers: list[Answer], shown: list[Answer]) -> dict[str, Any]:
         row = counts.setdefault(
             made, {f"{label} {k}": 0 for label in LABELS for k in ("of", "wrong")}
         )
-        row[f"{LABELS[a.case.label]} of"] += 1
+        row[f"{LABELS[a.case.label]} of"] += a.verdict is not None
         row[f"{LABELS[a.case.label]} wrong"] += a.wrong_by > 0
     return {
         "counts": counts,
@@ -174,12 +174,12 @@ def picture(shown: list[Answer]) -> Image.Image:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """How often each treatment led to a wrong label, and what the picture shows."""
+    """How often each treatment led to a wrong label, of the photos with a face, and the picture."""
     lines = [
         f"Checkpoint `{report['checkpoint'][:12]}`, {report['runtime']}, threshold "
         f"{report['threshold']:.3f}.",
         "",
-        "| made of the photos | real called fake | fake called real |",
+        "| made of the photos with a face | real called fake | fake called real |",
         "|---|---|---|",
     ]
     for made, row in report["counts"].items():

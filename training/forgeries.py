@@ -157,7 +157,7 @@ def _chosen_parts(rng: Generator) -> list[tuple[list[str], Weights]]:
 
     Mostly both eyes or none: one alone looks odd, and few would swap it.
     """
-    eyes = (["left_eye", "right_eye"], ["left_eye"], ["right_eye"], [])
+    eyes: tuple[list[str], ...] = (["left_eye", "right_eye"], ["left_eye"], ["right_eye"], [])
     some_eyes = eyes[rng.choice(len(eyes), p=(0.6, 0.1, 0.1, 0.2))]
     nose, mouth = rng.random(2) < 0.65
     groups = {
@@ -266,10 +266,9 @@ def _skin(image: Image.Image, points: Points) -> NDArray[np.float64]:
 
 def _shape(points: Points) -> NDArray[np.complex128]:
     """(5,): landmarks as complex numbers, without place and size."""
-    z = points[:, 0] + 1j * points[:, 1]
-    z -= z.mean()
-    shape: NDArray[np.complex128] = z / max(float(np.linalg.norm(z)), 1e-9)
-    return shape
+    centred = points - points.mean(axis=0)
+    shape: NDArray[np.complex128] = centred[:, 0] + 1j * centred[:, 1]
+    return shape / max(float(np.linalg.norm(shape)), 1e-9)
 
 
 def _similarity(to: Points, back: Points, weights: Weights = EQUAL) -> tuple[float, ...]:

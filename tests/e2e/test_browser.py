@@ -306,7 +306,7 @@ def test_an_error_that_was_there_before_is_no_answer(open_page: Open, tmp_path: 
     settled(page, 2)
     expect(page.locator(".error")).to_have_count(1)
     expect(page.locator(".error .headline")).to_have_text(WORDS["script"]["empty"])
-    expect(page).to_have_title(re.compile(f"^[^–]+ – {WORDS['site']['name']}$"))
+    expect(page).to_have_title(re.compile(rf"^[\w ]+ \S {WORDS['site']['name']}$"))
     page.locator(".error").get_by_role("button", name="Remove").click()
     expect(page).to_have_title(WORDS["site"]["name"])
 

@@ -356,7 +356,7 @@ def test_an_ipv6_client_has_one_rate_for_all_its_addresses() -> None:
 
 
 def test_a_proxys_way_to_write_an_address_changes_no_rate() -> None:
-    """With a port, one client would have a rate for each connection; as IPv6, all would share one."""
+    """A port would give a client a rate for each connection, IPv6 all of IPv4 a single one."""
     page = client(RATE="1 per minute", PROXIES=1)
     for first, again, other in (
         ("9.9.9.9:4001", "9.9.9.9:4002", "9.9.9.8:4001"),

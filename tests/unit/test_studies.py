@@ -10,17 +10,13 @@ import pytest
 
 from deepfake.errors import DataError
 from training.data import Sample
+from training.recipes import ABLATIONS, BASE, RECIPES, WIDE, arms_of
 from training.report import Result
-from training.studies import (
-    ABLATIONS,
-    BASE,
-    RECIPES,
-    WIDE,
+from training.studies import shareable
+from training.study_tables import (
     ablation_row,
-    arms_of,
     leave_one_out_row,
     markdown,
-    shareable,
     step_row,
     with_seeds,
 )
