@@ -82,7 +82,7 @@ def _located(path: str) -> tuple[Any, str]:
         return fs.LocalFileSystem(), path
     # Names have spaces, letters and # that an address may not have; what is escaped stays so, and
     # ? begins the store's options.
-    escaped = quote(re.sub(r"%(?![0-9a-fA-F]{2})", "%25", rest), safe="/:@?&=%+,;~!$'()*[]")
+    escaped = quote(re.sub(r"%(?![0-9a-fA-F]{2})", "%25", rest), safe="/:@?&=%+,;~!$'()*")
     found: tuple[Any, str] = fs.FileSystem.from_uri(f"{scheme}://{escaped}")
     return found
 

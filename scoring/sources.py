@@ -54,16 +54,19 @@ def _is_parquet(place: Path) -> bool:
 
 
 def _photos(folder: Path) -> Iterator[Path]:
-    """In and below a folder, and in folders that are linked there; each real folder once."""
+    """In and below a folder, then in folders that are linked there; each real folder once."""
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link to a folder above it, or a second one to the same
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        yield from (Path(place, name) for name in names if _is_photo(name))
+    waiting = [os.fspath(folder)]
+    while waiting:
+        for place, folders, names in os.walk(waiting.pop(0)):
+            real = os.path.realpath(place)
+            if real in seen:  # a link to a folder above it, or a second one to the same
+                folders.clear()
+                continue
+            seen.add(real)
+            below = (os.path.join(place, name) for name in sorted(folders))
+            waiting += filter(os.path.islink, below)
+            yield from (Path(place, name) for name in names if _is_photo(name))
 
 
 def _is_photo(name: str) -> bool:

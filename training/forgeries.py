@@ -55,8 +55,9 @@ MIRRORED = [1, 0, 2, 4, 3]  # order of the landmarks in a mirrored face
 KINDS = {"part-swap": 0.6, "face-swap": 0.4, "self-blend": 0.4, "up-sampling": 0.4}
 """Kinds of forgeries, and how often each is made compared with the others that are chosen."""
 DEFAULT_KINDS = ("part-swap", "self-blend")
+SOFTEST = 0.12  # standard deviation of the mask's edge, in distances between the eyes
 DONORS = 64  # faces whose landmarks are looked at for a swap
-NEAREST = 4  # of those that fit best, which are looked at for their colour
+NEAREST = 2  # of those that fit best, which are looked at for their colour: each has to be read
 SEAMLESS = 0.7  # share of part swaps whose colours are fitted along the seam, not as a whole
 
 
@@ -142,7 +143,7 @@ def part_swap(
         for name in names:
             _draw(mask, points, PARTS[name], rng)
         matrix = _similarity(points, donor_points, weights)
-        mask = ImageChops.darker(mask, _reach(donor, matrix, face))
+        mask = ImageChops.darker(mask, _reach(donor, donor_points, matrix, face))
 
         def moved(window: Window, matrix: tuple[float, ...] = matrix) -> Image.Image:
             return _transformed(donor, matrix, window)
@@ -185,7 +186,7 @@ def face_swap(
         moved = moved.resize((side, side), down).resize(face.size, up)
     mask = Image.new("L", face.size)
     _draw(mask, points, FACE, rng)
-    mask = ImageChops.darker(mask, _reach(donor, matrix, face))
+    mask = ImageChops.darker(mask, _reach(donor, donor_points, matrix, face))
     return _blend(face, moved.crop, mask, points, rng, colour=rng.uniform(0.7, 1.0))
 
 
@@ -202,7 +203,7 @@ def self_blend(face: Image.Image, points: Points, rng: Generator) -> Image.Image
     matrix = (1 / scale, 0, x, 0, 1 / scale, y)
     mask = Image.new("L", face.size)
     _draw(mask, points, FACE, rng)
-    mask = ImageChops.darker(mask, _reach(over, matrix, face))
+    mask = ImageChops.darker(mask, _reach(over, points, matrix, face))
 
     def moved(window: Window) -> Image.Image:
         return _transformed(over, matrix, window)
@@ -286,11 +287,22 @@ def _similarity(to: Points, back: Points, weights: Weights = EQUAL) -> tuple[flo
     return c, -s, float(shift[0]), s, c, float(shift[1])
 
 
-def _reach(donor: Image.Image, matrix: tuple[float, ...], face: Image.Image) -> Image.Image:
-    """Mask (L, of the face's size) of where there is a donor: a tight crop has no brows or chin."""
-    known, edge = Image.new("L", donor.size), round(0.1 * donor.width)  # the mask is softened
-    known.paste(255, (edge, edge, donor.width - edge, donor.height - edge))
+def _reach(
+    donor: Image.Image, points: Points, matrix: tuple[float, ...], face: Image.Image
+) -> Image.Image:
+    """Mask (L, of the face's size) of where there is a donor: a tight crop has no brows or chin.
+
+    Less a margin, since the mask is softened afterwards, the more the larger the face.
+    """
+    edge = round(max(0.05 * donor.width, 2.5 * SOFTEST * _unit(points, donor.width)))
+    known = Image.new("L", donor.size)
+    known.paste(255, (edge, edge, max(edge, donor.width - edge), max(edge, donor.height - edge)))
     return _transformed(known, matrix, (0, 0, *face.size), Image.Resampling.NEAREST)
+
+
+def _unit(points: Points, width: int) -> float:
+    """The distance between the eyes in pixels; of a profile, whose eyes nearly meet, a guess."""
+    return max(float(np.hypot(*(points[1] - points[0]))), 0.15 * width)
 
 
 def _transformed(
@@ -310,8 +322,7 @@ def _draw(
     mask: Image.Image, points: Points, part: tuple[float, float, float, float], rng: Generator
 ) -> None:
     """Add a part to the mask: an ellipse in the face's own frame with a wavering outline."""
-    across = points[1] - points[0]
-    unit = max(float(np.hypot(*across)), 0.15 * mask.width)  # a profile's eyes nearly meet
+    unit = _unit(points, mask.width)
     x, y, rx, ry = part
     down = _down(points)
     right = np.array([down[1], -down[0]])
@@ -350,8 +361,8 @@ def _blend(
         colour: how far mean and deviation of its colours are moved to those of ``under``, 0 to 1;
             None: they are moved so that there is no step along the mask's edge.
     """
-    unit = max(float(np.hypot(*(points[1] - points[0]))), 0.15 * under.width)
-    soft = mask.filter(ImageFilter.GaussianBlur(unit * rng.uniform(0.01, 0.12)))
+    unit = _unit(points, under.width)
+    soft = mask.filter(ImageFilter.GaussianBlur(unit * rng.uniform(0.01, SOFTEST)))
     strength = rng.uniform(0.6, 0.95) if rng.random() < 0.3 else 1.0
     window = soft.getbbox()
     if window is None:  # landmarks far outside: there is no face to forge

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def check(opt: argparse.Namespace) -> argparse.Namespace:
     )
     if opt.folds == 1 or opt.folds < 0:
         raise DataError(f"--folds is {opt.folds}; 2 or more, or 0 for none.")
-    if opt.fresh and opt.init and opt.out.resolve() in opt.init.resolve().parents:
+    if opt.fresh and opt.init and opt.init.resolve() in map(Path.resolve, written(opt.out)):
         raise DataError(f"--fresh would delete --init {opt.init}; give another --out.")
     if opt.folds and opt.leave_out:
         raise DataError("--folds and --leave-out don't go together; leave one of them out.")
@@ -191,13 +192,11 @@ def without(samples: list[Sample], source: str) -> list[Sample]:
     return of_split([s for s in samples if s.source != source], samples[0].split)
 
 
-def forget(out: Path) -> None:
-    """Remove what an earlier run has written into its folder, and nothing else."""
+def written(out: Path) -> Iterator[Path]:
+    """What an earlier run has written into its folder."""
     for name in (*RUN_FILES, "events.out.tfevents.*"):
-        for path in out.glob(name):
-            path.unlink()
-    for fold in out.glob("fold-*"):
-        forget(fold)
+        yield from out.glob(name)
+        yield from out.glob(f"fold-*/{name}")
 
 
 def train_folds(opt: argparse.Namespace, acc: Accelerator, samples: list[Sample]) -> None:
@@ -230,7 +229,8 @@ def main() -> int:
         of_split([s for s in val if s.source != opt.leave_out], "val")
     acc.print(f"{len(train)} train and {len(val)} validation images on {acc.device}, {precision}")
     if opt.fresh and acc.is_main_process:
-        forget(opt.out)
+        for path in list(written(opt.out)):
+            path.unlink()
     acc.wait_for_everyone()
     if opt.folds:
         train_folds(opt, acc, train + val)

@@ -53,7 +53,9 @@ function take(files) {
 function add(name, size, fillIn) {
   const job = { name, size, fill: fillIn, card: clone("waiting") };
   // The error of a page that was asked for before this one is no answer to a photo.
-  answer.querySelectorAll(".error:not(:has(.file))").forEach((part) => part.remove());
+  for (const part of answer.querySelectorAll(".error")) {
+    if (!part.querySelector(".file")) part.remove();
+  }
   answer.append(job.card);
   document.body.classList.add("answered");
   if (waiting.length + running === 0) job.card.scrollIntoView({ block: "nearest" });
@@ -91,8 +93,9 @@ async function examine(job) {
   try {
     let { page, code, wait } = await send(job, {}, (share) => progress(job, share));
     let part = page.getElementById("answer")?.firstElementChild;
-    if (part?.dataset.code === "form_expired") {
-      // Another tab may have been given another token; ours has been renewed from this answer.
+    // Another tab may have been given another token; ours is renewed from every answer. The others
+    // that are on their way may have changed it again.
+    for (let left = AT_ONCE; left > 0 && part?.dataset.code === "form_expired"; left -= 1) {
       ({ page, code, wait } = await send(job, {}, (share) => progress(job, share)));
       part = page.getElementById("answer")?.firstElementChild;
     }

@@ -32,7 +32,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }  # what brings an image of this EXIF orientation upright
 SIDEWAYS = (5, 6, 7, 8)  # orientations in which width and height change places
-STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*")  # JPEG, PNG, GIF, TIFF
 LARGE = 10_000_000  # pixels, above which one image is decoded at a time
 MIN_SIDE = 32  # pixels; MTCNN's smallest face is 20 and needs some surroundings
 
@@ -83,7 +82,7 @@ def decode(
         with _one_large if large else contextlib.nullcontext():
             image.load()
             orientation = _orientation(image)
-            upright = _to_rgb(_turned(image, orientation))
+            upright = _to_rgb(_turned(image, orientation), image.format)
         # Of all that the file says of itself, this alone goes on.
         upright.info = {FULL_SIZE: size[::-1] if orientation in SIDEWAYS else size}
         return upright
@@ -118,8 +117,7 @@ def _open(blob: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise TooManyPixels("The image claims far more pixels than are accepted.") from error
     except UnidentifiedImageError as error:
-        known = blob.startswith(STARTS) or blob[4:12] in (b"ftypavif", b"ftypavis")
-        if known:  # the part that would tell more is missing
+        if _cut_off(blob):
             raise BrokenImage("The image is damaged or cut off and cannot be decoded.") from error
         raise UnsupportedFormat(
             f"This is not an image we can read; send one of {', '.join(FORMATS)}."
@@ -128,6 +126,17 @@ def _open(blob: bytes) -> Image.Image:
         raise
     except Exception as error:
         raise BrokenImage("The image's header is damaged and cannot be read.") from error
+
+
+def _cut_off(blob: bytes) -> bool:
+    """Whether a file begins as one of ours and lacks the part by which Pillow would know it."""
+    if blob.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")):  # JPEG, PNG, GIF
+        return True
+    if blob[4:12] in (b"ftypavif", b"ftypavis"):
+        return True
+    if blob.startswith((b"II*\0", b"MM\0*")):  # TIFF, which tells where its directory is
+        return int.from_bytes(blob[4:8], "little" if blob[:1] == b"I" else "big") >= len(blob)
+    return False
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -155,12 +164,12 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
         if image.mode.startswith("I;16"):
             image = image.convert("I")  # of either byte order
-        top = _white(image)
+        top = _white(image, kind)
         image = image.point(lambda v: v * (255.0 / top)).convert("L")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         if image.mode != "RGBA":
@@ -171,11 +180,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _white(image: Image.Image) -> float:
-    """The value that stands for white: files of many bits, or of floats, don't say it.
+def _white(image: Image.Image, kind: str | None) -> float:
+    """The value that stands for white. A TIFF of many bits, or of floats, does not say it.
 
     Floats from 0 to 1 or to 255 may exceed it a little, as sharpening leaves them.
     """
+    if kind != "TIFF":
+        return 65535.0
     highest = float(image.getextrema()[1])  # type: ignore[arg-type]
     if image.mode == "F":
         tops = (1.0, 255.0, 65535.0)

@@ -39,6 +39,15 @@ def portraits(fake_faces: list[tuple[Image.Image, Face]]) -> list[Portrait]:
     return found
 
 
+@pytest.fixture(scope="module")
+def tight(portraits: list[Portrait]) -> Portrait:
+    """A white crop of a face whose eyes are half of its width apart, as of some videos."""
+    _, points = portraits[0]
+    width = 2 * float(np.hypot(*(points[1] - points[0])))
+    points = points - points.mean(axis=0) + width / 2
+    return Image.new("RGB", (round(width), round(width)), (255, 255, 255)), points
+
+
 def changed(before: Image.Image, after: Image.Image) -> NDArray[np.bool_]:
     """Where two pictures differ by more than a trace."""
     assert before.size == after.size
@@ -109,16 +118,21 @@ def test_a_swap_takes_nothing_from_outside_the_donor(portraits: list[Portrait], 
 
 
 def test_a_self_blend_of_a_face_that_fills_its_crop_has_no_black_edge(
-    portraits: list[Portrait],
+    tight: Portrait,
 ) -> None:
     """Where the shifted copy ends, the face below it stays."""
-    _, points = portraits[0]
-    middle, reach = points.mean(axis=0), 2.0 * np.abs(points - points.mean(axis=0)).max()
-    tight = points - (middle - reach)
-    white = Image.new("RGB", (round(2 * reach), round(2 * reach)), (255, 255, 255))
-    for seed in range(20):
+    white, points = tight
+    for seed in range(40):
         # A recoloured copy is greyer by 15 % and 8 levels at most.
-        assert np.asarray(self_blend(white, tight, random(seed))).min() > 190
+        assert np.asarray(self_blend(white, points, random(seed))).min() > 200
+
+
+@pytest.mark.parametrize("swap", [face_swap, part_swap])
+def test_nor_has_a_swap_of_such_faces(tight: Portrait, swap: Swap) -> None:
+    white, points = tight
+    turned = points + np.array([0.06, -0.05]) * white.width
+    for seed in range(40):
+        assert np.asarray(swap(white, points, white, turned, random(seed))).min() > 245
 
 
 def test_between_what_is_known_the_membrane_is_even() -> None:

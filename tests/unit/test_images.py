@@ -192,6 +192,21 @@ def test_numbers_that_do_not_say_what_white_is_are_understood(
     np.testing.assert_allclose(row, np.clip(values / white, 0, 1) * 255, atol=1.01)
 
 
+def test_a_dark_png_of_sixteen_bits_stays_dark() -> None:
+    """Its white is 65535, whatever its brightest pixel is."""
+    dark = np.tile(np.linspace(0, 16000, 256).astype("<u2"), (32, 1))
+    row = pixels(decode(encode(Image.fromarray(dark), "PNG")))[0, :, 0]
+    np.testing.assert_allclose(row, np.linspace(0, 16000, 256) / 257, atol=1.01)
+
+
+def test_a_whole_tiff_of_a_kind_we_cannot_read_is_not_called_damaged() -> None:
+    """As raw files of cameras are, which begin like a TIFF."""
+    blob = bytearray(encode(noise(), "TIFF"))
+    bits = blob.index(struct.pack("<HH", 262, 3))  # PhotometricInterpretation
+    blob[bits + 8 : bits + 10] = struct.pack("<H", 32803)  # of a colour filter
+    assert refusal(bytes(blob)).code == "unsupported_format"
+
+
 def test_large_images_are_decoded_one_at_a_time() -> None:
     """Or as many as there are cores would take more memory than there is; small ones don't wait."""
     large = encode(Image.new("L", (4000, 3000)), "PNG")

@@ -315,17 +315,18 @@ def test_a_name_that_is_not_utf8_does_not_stop_the_others(
 def test_photos_have_the_names_they_have_in_the_folder(tmp_path: Path) -> None:
     """Also where these are links, as a cache of data sets makes them; loops end."""
     store, photos, more = (tmp_path / name for name in ("store", "photos", "more"))
-    for folder in (store, photos, more, photos / "folder.jpg"):
+    for folder in (store, photos, more, photos / "folder.jpg", photos / "z"):
         folder.mkdir()
-    for place in (store / "0abc", more / "c.jpg"):
+    for place in (store / "0abc", more / "c.jpg", photos / "z" / "d.jpg"):
         shutil.copy(ASTRONAUT, place)
     for name in ("a.jpg", "b.JPG"):
         (photos / name).symlink_to(store / "0abc")
     (photos / "linked").symlink_to(more)
     (photos / "twice").symlink_to(more)
     (photos / "above").symlink_to(photos)
+    (more / "back").symlink_to(photos / "z")  # which has a name without it
     assert paths_of(str(photos)) == [
-        str(photos / name) for name in ("a.jpg", "b.JPG", "linked/c.jpg")
+        str(photos / name) for name in ("a.jpg", "b.JPG", "linked/c.jpg", "z/d.jpg")
     ]
 
 
@@ -342,7 +343,9 @@ def test_lists_and_columns_are_read_as_they_are_written(tmp_path: Path) -> None:
         paths_of(str(column))
 
 
-@pytest.mark.parametrize("name", ["a#b.jpg", "a b.jpg", "é.jpg", "100%.jpg", "a%20b.jpg"])
+@pytest.mark.parametrize(
+    "name", ["a#b.jpg", "a b.jpg", "a[1].jpg", "é.jpg", "100%.jpg", "a%20b.jpg"]
+)
 def test_addresses_lead_to_the_file_they_name(program: Program, tmp_path: Path, name: str) -> None:
     (tmp_path / "a").write_text("another file")
     shutil.copy(FAKES[0], tmp_path / name.replace("%20", " "))
