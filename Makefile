@@ -81,27 +81,27 @@ setup: .venv/ready
 ## crop: cut the faces out of DATA (default data/) into CROPS (default crops/)
 .PHONY: crop
 crop: .venv/ready
-	$(BIN)/python -m training.crop --data $(DATA) --out $(CROPS) $(ARGS)
+	$(BIN)/python -m training.crop --data "$(DATA)" --out "$(CROPS)" $(ARGS)
 
 ## train: train on CROPS into RUN (default runs/b4); options in ARGS="..."
 .PHONY: train
 train: .venv/ready
-	$(BIN)/python -m training.train --data $(CROPS) --out $(RUN) $(ARGS)
+	$(BIN)/python -m training.train --data "$(CROPS)" --out "$(RUN)" $(ARGS)
 
 ## calibrate: set temperature, thresholds and uncertain band of saved_model.pth on validation
 .PHONY: calibrate
 calibrate: .venv/ready
-	$(BIN)/python -m training.calibrate --data $(DATA) $(ARGS)
+	$(BIN)/python -m training.calibrate --data "$(DATA)" $(ARGS)
 
 ## evaluate: measure saved_model.pth on the test split of DATA, through the serving pipeline
 .PHONY: evaluate
 evaluate: .venv/ready
-	$(BIN)/python -m training.evaluate --data $(DATA) $(ARGS)
+	$(BIN)/python -m training.evaluate --data "$(DATA)" $(ARGS)
 
 ## robustness: the same under compression, resizing, blur, noise and other everyday editing
 .PHONY: robustness
 robustness: .venv/ready
-	$(BIN)/python -m training.robustness --data $(DATA) $(ARGS)
+	$(BIN)/python -m training.robustness --data "$(DATA)" $(ARGS)
 
 ## failures: pictures of what saved_model.pth gets wrong, of the photos in tests/fixtures
 .PHONY: failures
@@ -111,7 +111,7 @@ failures: .venv/ready
 ## audit: look for shortcuts in DATA: duplicates across splits, telling file sizes and colours
 .PHONY: audit
 audit: .venv/ready
-	$(BIN)/python -m training.audit --data $(DATA) $(ARGS)
+	$(BIN)/python -m training.audit --data "$(DATA)" $(ARGS)
 
 ## report: fill the tables of MODEL_CARD.md from what was measured
 .PHONY: report
@@ -134,8 +134,20 @@ bench: .venv/bench model_store/deepfake.mar
 archive: model_store/deepfake.mar
 
 SOURCES := $(wildcard src/deepfake/*.py)
-model_store/deepfake.mar: saved_model.pth handler/deepfake_handler.py handler/model-config.yaml \
-		$(SOURCES) | .venv/ready
+INPUTS := saved_model.pth handler/deepfake_handler.py handler/model-config.yaml $(SOURCES)
+
+# What the archive is made of. Times would not tell that a file is gone, or that an older one was put
+# in its place.
+build/inputs: $(INPUTS) FORCE
+	@mkdir -p build
+	@{ echo $(MODEL_VERSION); sha256sum $(INPUTS); } > $@.part
+	@cmp -s $@.part $@ || cp $@.part $@
+	@rm $@.part
+
+.PHONY: FORCE
+FORCE:
+
+model_store/deepfake.mar: build/inputs | .venv/ready
 	rm -rf build/archive
 	mkdir -p build/archive/src/deepfake build/archive/tmp model_store
 	cp $(SOURCES) build/archive/src/deepfake

@@ -114,7 +114,7 @@ class Soak:
             "failed": sum(not a.fine for a in answers),
             "p50_s": round(statistics.median(times), 2) if times else None,
             "p95_s": round(times[int(0.95 * (len(times) - 1))], 2) if times else None,
-            **{f"{name}_mb": round(memory[-1][name]) for name in memory[-1] if name != "at"},
+            **{f"{k}_mb": round(v) for row in memory[-1:] for k, v in row.items() if k != "at"},
         }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.stop import LOGS, MARKS, PID_FILE, alive
+from deploy.supervisor import REFUSED
 
 
 def arguments() -> argparse.Namespace:
@@ -31,7 +32,7 @@ def swap(model_store: Path) -> None:
     now, before = model_store / "deepfake.mar", model_store / "previous" / "deepfake.mar"
     if not before.exists():
         raise RuntimeError(f"there is no earlier version in {before.parent}")
-    part = before.with_name("part")
+    part = before.with_name("swap")
     os.replace(now, part)
     os.replace(before, now)
     os.replace(part, before)
@@ -52,16 +53,19 @@ def read(logs: Path) -> dict[str, Any]:
 def roll(logs: Path, timeout: float, back: bool) -> float:
     """Seconds that it took; RuntimeError with the reason when the old version stays."""
     record = read(logs)
+    if record["rolling"]:
+        raise RuntimeError("a roll is under way; try again when it is over")
+    store = Path(record["model_store"])
     if back:
-        swap(Path(record["model_store"]))
+        swap(store)
     os.kill(record["serve"], signal.SIGUSR1)
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         rolls = read(logs)["rolls"]
         if len(rolls) > len(record["rolls"]):
             if not rolls[-1]["ok"]:
-                if back:
-                    swap(Path(record["model_store"]))
+                if back and (store / REFUSED).is_file():
+                    os.replace(store / REFUSED, store / "previous" / "deepfake.mar")
                 raise RuntimeError(f"{rolls[-1]['reason']}; the old version goes on serving")
             return float(rolls[-1]["seconds"])
         time.sleep(0.2)
@@ -75,6 +79,9 @@ def main() -> int:
     except (RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nnot waited for; the service goes on with it, and says when it is done")
+        return 130
     return 0
 
 

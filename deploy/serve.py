@@ -48,12 +48,13 @@ def arguments() -> argparse.Namespace:
 def check_ports(opt: argparse.Namespace) -> None:
     """RuntimeError naming the first port that another program holds."""
     for name in ("page_port", "inference_port", "management_port", "metrics_port"):
-        port = getattr(opt, name)
+        port, flag = getattr(opt, name), f"--{name.replace('_', '-')}"
+        if not 0 < port < 65536:
+            raise RuntimeError(f"{flag} is {port}, which is no port: 1 to 65535")
         if not is_free(port):
-            flag = f"--{name.replace('_', '-')}"
             raise RuntimeError(
                 f"port {port} is in use; stop what holds it ('make stop', if it is ours) or "
-                f"choose another: make serve ARGS='{flag} {port + 1000}'"
+                f"choose another: make serve ARGS='{flag} {(port + 1000) % 65536}'"
             )
 
 
@@ -90,21 +91,29 @@ def serve(opt: argparse.Namespace) -> None:
         say("finishing what is under way ...")
         raise
     finally:
+        _be_left_alone()
         supervisor.stop()
 
 
 def _on_signal(signum: int, frame: FrameType | None) -> None:
-    # A second one, out of impatience, must not break off the stopping.
+    _be_left_alone()
+    raise Stopped
+
+
+def _be_left_alone() -> None:
+    """A signal, out of impatience, must not break off the stopping."""
     for each in STOPS:
         signal.signal(each, signal.SIG_IGN)
-    raise Stopped
 
 
 def main() -> int:
     opt = arguments()
-    # SIGINT too: a program started in the background by a shell inherits it ignored.
+    # SIGINT too: a program started in the background by a shell inherits it ignored. SIGHUP is
+    # ignored on purpose, by nohup.
+    hangup_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     for each in STOPS:
-        signal.signal(each, _on_signal)
+        if not (each is signal.SIGHUP and hangup_ignored):
+            signal.signal(each, _on_signal)
     try:
         serve(opt)
     except Stopped:

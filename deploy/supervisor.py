@@ -10,6 +10,7 @@ from any file.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import filecmp
 import json
 import os
@@ -30,6 +31,7 @@ RESTARTS = 6  # in a row, without a minute of work between them; then something 
 WORKED = 60.0  # seconds of being ready after which the count begins anew
 LONGEST_BACK_OFF = 30.0  # seconds before a start
 DRAIN = 20.0  # seconds for those who ask TorchServe without the page, when everything stops
+REFUSED = "deepfake.mar.refused"  # in the model store: an archive that did not start or answer
 GREY_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000400000004008000000008f022e0200000029494441"
     "5478daedcc411100000c0220a31bdd10fbed2000e951040281402010080402814020107c0f06df6d"
@@ -82,10 +84,12 @@ class Supervisor:
         self.logs.mkdir(parents=True, exist_ok=True)
         if not (self.model_store / "deepfake.mar").is_file():
             raise RuntimeError(f"there is no deepfake.mar in {self.model_store}; make archive")
+        self._lock = self._locked()
         self.temp = Path(tempfile.mkdtemp(prefix="deepfake-"))
         self.switch = self.temp / "backend.json"
         self.releases = 0
         self.rolls: list[dict[str, object]] = []
+        self.rolling = False
         self.server = TorchServe(self._release(), self.logs, ports, token)
         self.stand_in: TorchServe | None = None
         self.page = Page(ports.page, self.logs, self.switch)
@@ -117,6 +121,19 @@ class Supervisor:
                 self._roll()
             time.sleep(0.2)
 
+    def _locked(self) -> int:
+        """A file that is ours while we run: two services with one folder would undo each other."""
+        lock = os.open(self.logs / "serve.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise RuntimeError(
+                f"another service keeps its logs in {self.logs}; stop it, or give this one another "
+                "folder: make serve ARGS='--logs logs-2 ...'"
+            ) from error
+        return lock
+
     def want_roll(self) -> None:
         """Move to the archive that now lies in the model store; safe in a signal handler."""
         self._roll_wanted = True
@@ -135,6 +152,7 @@ class Supervisor:
                 server.stop()
         shutil.rmtree(self.temp, ignore_errors=True)
         self.record.unlink(missing_ok=True)
+        os.close(self._lock)
 
     def _watch_page(self) -> None:
         self.page_backoff.saw(self.page.running())
@@ -179,11 +197,14 @@ class Supervisor:
     def _roll(self) -> None:
         started = time.monotonic()
         say("rolling to another version")
+        self.rolling = True
+        self._write_record()
         try:
             self._change_over()
             result: dict[str, object] = {"ok": True}
         except (RuntimeError, OSError) as error:
             result = {"ok": False, "reason": str(error)}
+            self._put_aside()
         self._send_to(self.server)  # whichever version that is now
         if self.stand_in is not None:
             self.stand_in.drain(GRACE)
@@ -192,6 +213,7 @@ class Supervisor:
         self._tidy()
         self._answered = self._was_ready = time.monotonic()
         self.rolls.append(result | {"seconds": round(time.monotonic() - started, 1)})
+        self.rolling = False
         self._write_record()
         say("rolled" if result["ok"] else f"not rolled: {result['reason']}")
 
@@ -221,6 +243,21 @@ class Supervisor:
             (keep / "part").unlink()  # the same once more: what was before it stays before it
         else:
             os.replace(keep / "part", keep / "deepfake.mar")
+
+    def _put_aside(self) -> None:
+        """After a version was refused: the one that runs is what the next start will take."""
+        store, running = self.model_store, self.server.model_store / "deepfake.mar"
+        archive, part = store / "deepfake.mar", store / "deepfake.mar.part"
+        try:
+            (store / "previous" / "part").unlink(missing_ok=True)
+            if archive.is_file() and filecmp.cmp(running, archive, shallow=False):
+                return  # the same once more: the machine is at fault
+            shutil.copyfile(running, part)  # newer than the sources, or make would build them again
+            if archive.is_file():
+                os.replace(archive, store / REFUSED)
+            os.replace(part, archive)
+        except OSError as error:
+            say(f"{archive} is still the refused one ({error.strerror})")
 
     def _bring_up(self, server: TorchServe) -> None:
         server.start()
@@ -265,6 +302,7 @@ class Supervisor:
             "torchserve": [s.process.pid for s in servers if s.process],
             "folders": [str(self.temp), *(s.temp for s in servers)],
             "model_store": str(self.model_store),
+            "rolling": self.rolling,
             "rolls": self.rolls,
         }
         part = self.record.with_suffix(".part")

@@ -239,8 +239,10 @@ class TorchServe:
 
     def _environment(self) -> dict[str, str]:
         address = "http://127.0.0.1:{}"
+        # PYTHONPATH would come before the archive, whose own code is to run.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         return {
-            **os.environ,
+            **inherited,
             "LOG_LOCATION": str(self.logs),
             "TS_INFERENCE_ADDRESS": address.format(self.ports.inference),
             "TS_MANAGEMENT_ADDRESS": address.format(self.ports.management),

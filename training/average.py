@@ -34,7 +34,8 @@ def averaged(before: Checkpoint, after: Checkpoint, share: float) -> Checkpoint:
     """
     old, new = before.model.state_dict(), after.model.state_dict()
     shapes = [{name: value.shape for name, value in weights.items()} for weights in (old, new)]
-    if shapes[0] != shapes[1] or before.model.image_size != after.model.image_size:
+    kinds = [(c.model.backbone_name, c.model.image_size) for c in (before, after)]
+    if shapes[0] != shapes[1] or kinds[0] != kinds[1]:  # tf_ networks pad their input otherwise
         raise DataError(
             f"{before.model.backbone_name} and {after.model.backbone_name} as they are in the two "
             "checkpoints cannot be averaged: they are different networks."

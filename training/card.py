@@ -42,7 +42,7 @@ def take_over(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
     for name, place in RESULTS.items():
         # Audit and studies are of the data and of other checkpoints than this one.
         newest = _newest((runs / place, kept / f"{name}.json"), (None, sha256))
-        if newest is None:
+        if newest is None or not _of_this_data(newest[1], found.get("evaluation")):
             continue
         path, found[name] = newest
         (kept / f"{name}.json").write_text(json.dumps(found[name], indent=1), encoding="utf-8")
@@ -80,6 +80,16 @@ def _newest(
             if checkpoint_of(result) in accepted:
                 return path, result
     return None
+
+
+def _of_this_data(result: dict[str, Any], evaluation: dict[str, Any] | None) -> bool:
+    """Whether a result's sources are those evaluated; what has a checkpoint was asked for that."""
+    if evaluation is None or checkpoint_of(result) is not None:
+        return True
+    rows = result.get("leave-one-out", {}).get("rows", {})
+    named = [result.get("probe", {}), *rows.values()]
+    named += [row["sources"] for row in result.get("ablation", {}).get("rows", {}).values()]
+    return set().union(*named) <= set(evaluation["sources"])
 
 
 def _photos(evaluation: dict[str, Any]) -> Any:

@@ -143,7 +143,12 @@ def load(path: Path) -> Checkpoint:
         preprocessing, calibration = content["preprocessing"], content["calibration"]
         if content["labels"] != list(LABELS):
             raise ValueError(f"its labels are {content['labels']}, not {list(LABELS)}")
-        model = DeepfakeDetector(**content["model"])
+        described = content["model"]
+        if unknown := set(described) - {"backbone", "image_size", "dropout", "cbam"}:
+            raise ValueError(f"its model has {min(unknown)!r}, which is not known")
+        model = DeepfakeDetector(**described)
+        if preprocessing.get("image_size", model.image_size) != model.image_size:
+            raise ValueError("its model and its preprocessing have different image sizes")
         model.load_state_dict({k: v.float() for k, v in content["state_dict"].items()})
         for name in ("mean", "std"):
             getattr(model, name).copy_(torch.tensor(preprocessing[name]).view(1, 3, 1, 1))

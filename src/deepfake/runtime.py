@@ -58,7 +58,7 @@ def make_runtime(
     if wanted not in RUNTIMES:
         raise CheckpointError(f"The runtime {wanted!r} is unknown, only {', '.join(RUNTIMES)} are.")
     if wanted == "torch":
-        return TorchRuntime(model, device)
+        return torch_runtime(model, device, temperature)
     try:
         if device.type != "cpu":
             raise CheckpointError("OpenVINO runs on a CPU only")
@@ -71,16 +71,15 @@ def make_runtime(
                 f"{_first_line(error)}; take the runtime auto or torch."
             ) from error
         log.info("PyTorch runs the network: %s", _first_line(error))
-        return TorchRuntime(model, device)
+        return torch_runtime(model, device, temperature)
 
 
 class TorchRuntime:
-    """PyTorch as it is: float32 on a CPU, bfloat16 on a GPU."""
+    """PyTorch as it is, in float32 or, where ``half``, in bfloat16."""
 
-    def __init__(self, model: DeepfakeDetector, device: torch.device) -> None:
+    def __init__(self, model: DeepfakeDetector, device: torch.device, half: bool = False) -> None:
         self.model = model.to(device).to(memory_format=torch.channels_last)
-        self.device = device
-        self.half = device.type == "cuda"
+        self.device, self.half = device, half
         self.name = f"torch {'bf16' if self.half else 'f32'}"
 
     def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
@@ -94,6 +93,28 @@ class TorchRuntime:
             logits: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))
         answer: NDArray[np.float32] = logits.float().cpu().numpy()
         return answer
+
+
+def torch_runtime(
+    model: DeepfakeDetector, device: torch.device, temperature: float = 1.0
+) -> TorchRuntime:
+    """On a GPU bfloat16 where the answers agree, else float32."""
+    exact = TorchRuntime(model, device)
+    if device.type != "cuda":
+        return exact
+    fast = TorchRuntime(model, device, half=True)
+    return fast if agree(fast, exact, model.image_size, temperature) else exact
+
+
+def agree(fast: Runtime, exact: Runtime, image_size: int, temperature: float) -> bool:
+    """Whether two runtimes' P(fake) of a few pictures are as near as ``TOLERANCE`` asks for."""
+
+    def difference(views: Pixels) -> float:
+        one, other = (probability(run(views), temperature) for run in (fast, exact))
+        return float(np.abs(one - other).max())
+
+    # Half of it: a few probes do not show the largest difference that photos would.
+    return all(difference(views) <= TOLERANCE / 2 for views in _probes(image_size))
 
 
 def probability(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
@@ -129,14 +150,7 @@ def openvino_runtime(model: DeepfakeDetector, temperature: float = 1.0) -> OpenV
     if "BF16" not in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return exact
     fast = OpenVinoRuntime(network, "bf16")
-
-    def difference(views: Pixels) -> float:
-        one, other = (probability(run(views), temperature) for run in (fast, exact))
-        return float(np.abs(one - other).max())
-
-    off = [difference(views) for views in _probes(model.image_size)]
-    # Half of it: a few probes do not show the largest difference that photos would.
-    return fast if all(d <= TOLERANCE / 2 for d in off) else exact
+    return fast if agree(fast, exact, model.image_size, temperature) else exact
 
 
 def converted(model: DeepfakeDetector) -> Any:

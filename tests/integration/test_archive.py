@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -51,6 +52,39 @@ answers = service._entry_point(rows, context)
 import deepfake
 print(json.dumps({"package": deepfake.__file__, "answers": [json.loads(a) for a in answers]}))
 """
+
+
+def test_the_archive_is_built_anew_whenever_what_it_holds_is_another(tmp_path: Path) -> None:
+    """Also where times say nothing: an older checkpoint in its place, a file that is gone."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("handler/deepfake_handler.py", "handler/model-config.yaml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    source = tmp_path / "src" / "deepfake"
+    source.mkdir(parents=True)
+    for name in ("a.py", "b.py"):
+        (source / name).touch()
+    (tmp_path / "saved_model.pth").write_text("first")
+    (tmp_path / "small.pth").write_text("another")
+    os.utime(tmp_path / "small.pth", (0, 0))
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "ready").touch()
+
+    def built(*options: str) -> bool:
+        command = ["make", "archive", f"BIN={Path(sys.executable).parent}", *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return "torch-model-archiver" in done.stdout
+
+    assert built()
+    assert not built()
+    (tmp_path / "small.pth").rename(tmp_path / "saved_model.pth")
+    assert built()
+    (source / "b.py").unlink()
+    assert built()
+    assert built("MODEL_VERSION=2.0")
+    assert not built("MODEL_VERSION=2.0")
 
 
 @pytest.fixture(scope="module")

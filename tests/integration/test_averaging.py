@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from deepfake.checkpoint import Checkpoint, load, save
+from deepfake.model import DeepfakeDetector
 from tests.conftest import Ended, sentence
 from tests.integration.conftest import Command
 
@@ -65,6 +67,17 @@ def test_one_of_another_kind_cannot_be_averaged_with(
     save(pair[0], make_checkpoint(**other))
     out, ended = average(command, pair, 0.5)
     assert reason in sentence(ended)
+    assert not out.exists()
+
+
+def test_nor_with_one_of_the_same_shapes_that_sees_its_input_otherwise(
+    command: Command, pair: tuple[Path, Path], make_checkpoint: Make
+) -> None:
+    """The tf_ networks of timm pad their input on the other side."""
+    for path, name in zip(pair, ("efficientnet_b0", "tf_efficientnet_b0"), strict=True):
+        save(path, replace(make_checkpoint(), model=DeepfakeDetector(name, 64).eval()))
+    out, ended = average(command, pair, 0.5)
+    assert "they are different networks" in sentence(ended)
     assert not out.exists()
 
 

@@ -34,9 +34,10 @@ def put(path: Path, content: object) -> None:
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
     """Results of two checkpoints: the robustness is of another one."""
-    put(tmp_path / "runs/evaluation/evaluation.json", {"run": {"checkpoint": SHA}})
+    evaluation = {"run": {"checkpoint": SHA}, "sources": {"a": {}, "b": {}}}
+    put(tmp_path / "runs/evaluation/evaluation.json", evaluation)
     put(tmp_path / "runs/robustness/robustness.json", {"checkpoint": "cd" * 32})
-    put(tmp_path / "runs/audit.json", {"probe": {}})
+    put(tmp_path / "runs/audit.json", {"probe": {"a": {}}})
     (tmp_path / "runs/evaluation/evaluation.png").write_bytes(b"picture")
     return tmp_path / "runs"
 
@@ -49,6 +50,22 @@ def test_results_of_another_checkpoint_are_not_taken_over(runs: Path, tmp_path: 
         "evaluation.png",
         "audit.json",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "result"),
+    [
+        ("audit", {"probe": {"a": {}, "other": {}}}),
+        ("studies", {"leave-one-out": {"rows": {"plain": {"other": {}}}}}),
+        ("studies", {"ablation": {"rows": {"full recipe": {"sources": {"other": 0.5}}}}}),
+    ],
+)
+def test_what_was_found_of_other_data_is_not_claimed_for_these(
+    runs: Path, tmp_path: Path, name: str, result: dict[str, Any]
+) -> None:
+    (runs / "audit.json").unlink()
+    put(tmp_path / "kept" / f"{name}.json", result)
+    assert set(take_over(runs, tmp_path / "kept", SHA)) == {"evaluation"}
 
 
 def test_what_was_kept_stays_when_the_runs_are_gone(runs: Path, tmp_path: Path) -> None:

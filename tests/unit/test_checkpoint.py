@@ -292,6 +292,8 @@ BAD_NUMBERS = [
         {"state_dict": {"head.3.bias": 1}},
         {"model": {"backbone": "no_such_net", "image_size": 64, "dropout": 0.5}},
         {"model": {"backbone": TINY, "sides": 64}},
+        {"model": {"backbone": TINY, "image_size": 64, "pretrained": True}},  # asks the hub
+        {"model": {"backbone": TINY, "image_size": 128}},  # not that of the preprocessing
         {"model": None},
         {"preprocessing": {"mean": [0.5, 0.5], "std": [1, 1, 1], "crop_margin": 0.2}},
         {"preprocessing": {}},

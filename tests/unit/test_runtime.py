@@ -21,10 +21,13 @@ from deepfake.runtime import (
     TOLERANCE,
     OpenVinoRuntime,
     Runtime,
+    TorchRuntime,
+    agree,
     converted,
     make_runtime,
     openvino_runtime,
     probability,
+    torch_runtime,
 )
 from deepfake.views import Pixels, make_views, to_pixels
 from tests.conftest import ROOT, TINY
@@ -43,9 +46,10 @@ def model(checkpoint: Checkpoint) -> DeepfakeDetector:
 
 
 @pytest.fixture(scope="module")
-def pixels(model: DeepfakeDetector, fake_faces: list[tuple[Image.Image, Face]]) -> Pixels:
+def pixels(checkpoint: Checkpoint, fake_faces: list[tuple[Image.Image, Face]]) -> Pixels:
     """The three views of every fixture's face."""
-    crops = [crop_face(photo, face.box) for photo, face in fake_faces]
+    model, margin = checkpoint.model, checkpoint.crop_margin
+    crops = [crop_face(photo, face.box, margin) for photo, face in fake_faces]
     stacked = np.stack([to_pixels(crop, model.image_size) for crop in crops])
     return make_views(stacked).reshape(-1, *stacked.shape[1:])
 
@@ -92,6 +96,10 @@ def test_what_auto_takes_answers_nearly_so_and_labels_alike(
 def test_float32_is_taken_where_bfloat16_would_change_the_answers(model: DeepfakeDetector) -> None:
     """The lower the temperature, the more a trace of a difference weighs."""
     assert openvino_runtime(model, temperature=0.1).name == "openvino f32"
+    exact, fast = (TorchRuntime(model, CPU, half) for half in (False, True))
+    assert not agree(fast, exact, model.image_size, temperature=0.1)
+    assert agree(fast, exact, model.image_size, temperature=100)
+    assert torch_runtime(model, CPU).name == "torch f32"
 
 
 def test_auto_is_pytorch_without_openvino(

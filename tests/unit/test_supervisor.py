@@ -12,8 +12,8 @@ import pytest
 
 from deploy import supervisor
 from deploy.page import Page
-from deploy.roll import swap
-from deploy.supervisor import Backoff, Supervisor, answers
+from deploy.roll import roll, swap
+from deploy.supervisor import REFUSED, Backoff, Supervisor, answers
 from deploy.torchserve import Ports, State, TorchServe
 from tests.unit.backend import JsonHandler, serving
 
@@ -76,6 +76,31 @@ def test_the_archive_that_runs_is_a_copy(watched: Supervisor) -> None:
 def test_without_an_archive_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"no deepfake\.mar"):
         Supervisor(tmp_path, tmp_path / "logs", Ports(), timeout=1)
+
+
+def test_two_services_do_not_share_their_logs(watched: Supervisor) -> None:
+    """The second would overwrite what `make stop` needs, and the first one's tokens."""
+    with pytest.raises(RuntimeError, match="another service keeps its logs"):
+        Supervisor(watched.model_store, watched.logs, Ports(), timeout=1)
+    Supervisor(watched.model_store, watched.logs.with_name("logs-2"), Ports(), timeout=1).stop()
+
+
+def test_while_it_rolls_nobody_else_moves_archives(
+    rolling: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.roll.alive", lambda pid, mark: True)
+    refusals = []
+
+    def ask(self: TorchServe, timeout: float = 180) -> None:
+        with pytest.raises(RuntimeError, match="a roll is under way"):
+            roll(rolling.logs, 1, back=True)
+        refusals.append(timeout)
+
+    monkeypatch.setattr(Version, "wait_ready", ask)
+    (rolling.model_store / "deepfake.mar").write_bytes(b"second")
+    rolling._roll()
+    assert len(refusals) == 2  # of the stand-in, and of the new one in its place
+    assert (rolling.model_store / "deepfake.mar").read_bytes() == b"second"
 
 
 def test_a_full_disk_does_not_stop_it(
@@ -148,6 +173,10 @@ def test_of_all_versions_only_the_one_that_runs_is_kept(rolling: Supervisor) -> 
     assert [roll["ok"] for roll in rolling.rolls] == [True, True, False]
     assert copies(rolling) == [b"third"]
     assert (rolling.server.model_store / "deepfake.mar").read_bytes() == b"third"
+    # The next start takes the one that runs, and make does not build the refused one again.
+    assert archive.read_bytes() == b"third"
+    assert archive.with_name(REFUSED).read_bytes() == b"broken"
+    assert sorted(p.name for p in (rolling.model_store / "previous").iterdir()) == ["deepfake.mar"]
     swap(rolling.model_store)  # what make rollback does
     rolling._roll()
     assert copies(rolling) == [b"second"]
