@@ -107,7 +107,10 @@ class Forger:
         """
         faces, shapes = self.reals[source], self.shapes[source]
         others = rng.integers(len(faces), size=DONORS)
-        others = others[others != chosen] if (others != chosen).any() else others
+        # Not of the same group: another frame of its video would fit best, and hardly be a fake.
+        of_others = np.array([faces[i].group != faces[chosen].group for i in others])
+        of_others = of_others if of_others.any() else others != chosen
+        others = others[of_others] if of_others.any() else others
         # The landmarks of two faces, laid over one another, are the nearer the greater this is
         # (full Procrustes distance, in complex numbers: Kendall 1984).
         as_they_are = np.abs(shapes[others].conj() @ shapes[chosen])

@@ -281,6 +281,23 @@ def test_a_donor_looks_the_same_way(tmp_path: Path) -> None:
         assert (donor.getpixel((10, 10)) == (0, 0, 0)) is turned  # mirrored with its landmarks
 
 
+def test_a_donor_is_no_other_frame_of_the_same_video(tmp_path: Path) -> None:
+    """It would fit best of all, and what comes of it would hardly be a fake."""
+    points = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], dtype=float)
+    made = []
+    for i, (group, turn) in enumerate([("video", 0), ("video", 0), ("video", 1), ("else", 20)]):
+        Image.new("RGB", (100, 100)).save(tmp_path / f"{i}.png")
+        landmarks = tuple((points + np.array([0, 0, turn, 0, 0])[:, None] * (1, 0)).ravel())
+        path = tmp_path / f"{i}.png"
+        made.append(Sample(path, path.name, 0, "a", group=group, landmarks=landmarks))
+    black = Image.new("RGB", (100, 100))
+    for seed in range(10):
+        _, found = Forger(made)._donor("a", 0, black, random(seed))
+        assert abs(found[2, 0] - 50) == pytest.approx(20)
+    _, found = Forger(made[:3])._donor("a", 0, black, random(0))  # there is nobody else
+    assert abs(found[2, 0] - 50) < 2
+
+
 def test_a_source_with_one_face_can_be_forged_too(samples: list[Sample]) -> None:
     forger = Forger(samples[:1])
     for seed in range(10):
