@@ -181,7 +181,7 @@ security-audit: .venv/ready
 ## clean: remove what was built, but not data, crops and runs
 .PHONY: clean
 clean:
-	rm -rf .venv build logs model_store/*.mar model_store/previous .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build logs model_store/*.mar* model_store/previous .pytest_cache .mypy_cache .ruff_cache
 
 ## help: this list
 .PHONY: help

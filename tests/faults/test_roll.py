@@ -180,6 +180,8 @@ def test_a_broken_version_is_refused_and_the_old_one_serves_on(
     load.check()
     assert {version(o) for o in load.outcomes} == {"1.0"}
     assert ready(service)
+    assert archived(store) == "1.0", "what the next start takes"
+    assert (store / "deepfake.mar.refused").is_file()
     record(f"roll to a broken {broken}", load, said=done.stderr.strip())
 
 
