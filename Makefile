@@ -144,7 +144,6 @@ build/inputs: $(INPUTS) FORCE
 	@cmp -s $@.part $@ || cp $@.part $@
 	@rm $@.part
 
-.PHONY: FORCE
 FORCE:
 
 model_store/deepfake.mar: build/inputs | .venv/ready

@@ -98,6 +98,8 @@ def test_a_port_in_use_is_named(service: Service, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["archive", "setup"])
 def test_make_does_only_what_is_stale(target: str) -> None:
-    done = subprocess.run(["make", target], cwd=ROOT, capture_output=True, text=True, check=True)
-    said = done.stdout.strip()
-    assert not said or "Nothing to be done" in said, f"make {target} did something again:\n{said}"
+    command = ["make", "--no-print-directory", target]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not said.strip() or "Nothing to be done" in said, (
+        f"make {target} did something again:\n{said}"
+    )
