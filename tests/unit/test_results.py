@@ -55,7 +55,7 @@ def test_a_photo_that_fails_leaves_the_others_alone(client: FlaskClient, backend
     answer = send(client, photo(), b"bad photo", photo())
     assert answer.status_code == 200
     assert len(articles(answer.text)) == 2
-    failed = part(answer.text, r'<section class="card error">(.*?)</section>')
+    failed = part(answer.text, r'<section class="card error" data-code="no_face">(.*?)</section>')
     assert "photo-1.jpg No face found" in failed
     assert "What to do:" in failed
     alone = send(client, b"bad photo")
@@ -66,7 +66,7 @@ def test_a_photo_that_fails_leaves_the_others_alone(client: FlaskClient, backend
 def test_when_all_fail_the_status_says_so(nowhere: FlaskClient) -> None:
     answer = send(nowhere, photo(), photo())
     assert answer.status_code == 502
-    assert answer.text.count('<section class="card error">') == 3  # with that of the template
+    assert answer.text.count('<section class="card error" data-code="backend_unreachable">') == 2
 
 
 def test_a_busy_backend_says_when_to_come_again(client: FlaskClient, backend: Backend) -> None:
