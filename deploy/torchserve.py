@@ -69,6 +69,9 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+LAST_WORDS = 2.0  # seconds in which a worker's own reason may come after TorchServe's
+
+
 class State(enum.Enum):
     """What a TorchServe can do at a moment."""
 
@@ -141,8 +144,9 @@ class TorchServe:
                 raise RuntimeError("TorchServe ended while starting")
             if self.ready():
                 return
-            if reason := self._load_failure():
-                raise RuntimeError(f"the model cannot be loaded: {reason}")
+            if self._load_failure():
+                time.sleep(LAST_WORDS)
+                raise RuntimeError(f"the model cannot be loaded: {self._load_failure()}")
             time.sleep(0.2)
         raise RuntimeError(f"no worker was ready after {timeout:.0f} s")
 
