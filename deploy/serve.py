@@ -52,9 +52,10 @@ def check_ports(opt: argparse.Namespace) -> None:
         if not 0 < port < 65536:
             raise RuntimeError(f"{flag} is {port}, which is no port: 1 to 65535")
         if not is_free(port):
+            other = port + 1000 if port < 64536 else port - 1000
             raise RuntimeError(
                 f"port {port} is in use; stop what holds it ('make stop', if it is ours) or "
-                f"choose another: make serve ARGS='{flag} {(port + 1000) % 65536}'"
+                f"choose another: make serve ARGS='{flag} {other}'"
             )
 
 

@@ -23,8 +23,9 @@ from deepfake.images import decode
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from training.cli import check_numbers, keep_memory, parser, run
+from training.compositing import Points
 from training.data import LABELS, Sample, read_samples
-from training.forgeries import Points, face_swap, part_swap, self_blend, up_sampled
+from training.forgeries import face_swap, part_swap, self_blend, up_sampled
 from training.report import to_json
 from training.robustness import TREATMENTS
 

@@ -16,24 +16,26 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFilter
+from PIL import Image, ImageChops, ImageEnhance
 from scipy.ndimage import convolve
 
+from training.compositing import (
+    EQUAL,
+    Points,
+    Weights,
+    Window,
+    blend,
+    draw,
+    reach,
+    similarity,
+    transformed,
+)
 from training.data import Sample, read_image
-
-Points = NDArray[np.float64]
-"""(5, 2): eyes, nose's tip, mouth's corners, x and y in pixels of the crop."""
-
-Window = tuple[int, int, int, int]
-"""Left, top, right and bottom of a part of a picture, pixels."""
-
-Weights = tuple[float, float, float, float, float]
-"""How much each landmark counts where one face is laid over another."""
 
 # Centre and radii of each part in a frame whose unit is the distance between the eyes: x to the
 # picture's right along them, y down, origin midway between them.
@@ -44,7 +46,6 @@ PARTS = {
     "mouth": (0.0, 1.05, 0.58, 0.32),
 }
 FACE = (0.0, 0.50, 1.00, 1.15)
-EQUAL: Weights = (1, 1, 1, 1, 1)
 BY: dict[str, Weights] = {
     "eyes": (1, 1, 0.2, 0.1, 0.1),
     "nose": (0.5, 0.5, 1, 0.3, 0.3),
@@ -55,7 +56,6 @@ MIRRORED = [1, 0, 2, 4, 3]  # order of the landmarks in a mirrored face
 KINDS = {"part-swap": 0.6, "face-swap": 0.4, "self-blend": 0.4, "up-sampling": 0.4}
 """Kinds of forgeries, and how often each is made compared with the others that are chosen."""
 DEFAULT_KINDS = ("part-swap", "self-blend")
-SOFTEST = 0.12  # standard deviation of the mask's edge, in distances between the eyes
 DONORS = 64  # faces whose landmarks are looked at for a swap
 NEAREST = 2  # of those that fit best, which are looked at for their colour: each has to be read
 SEAMLESS = 0.7  # share of part swaps whose colours are fitted along the seam, not as a whole
@@ -144,15 +144,15 @@ def part_swap(
     for names, weights in _chosen_parts(rng):
         mask = Image.new("L", face.size)
         for name in names:
-            _draw(mask, points, PARTS[name], rng)
-        matrix = _similarity(points, donor_points, weights)
-        mask = ImageChops.darker(mask, _reach(donor, donor_points, matrix, face))
+            draw(mask, points, PARTS[name], rng)
+        matrix = similarity(points, donor_points, weights)
+        mask = ImageChops.darker(mask, reach(donor, donor_points, matrix, face))
 
         def moved(window: Window, matrix: tuple[float, ...] = matrix) -> Image.Image:
-            return _transformed(donor, matrix, window)
+            return transformed(donor, matrix, window)
 
         colour = None if seamless else rng.uniform(0.7, 1.0)
-        picture = _blend(picture, moved, mask, points, rng, colour)
+        picture = blend(picture, moved, mask, points, rng, colour)
     return picture
 
 
@@ -181,16 +181,16 @@ def face_swap(
 
     Takes and returns what ``part_swap`` does.
     """
-    matrix = _similarity(points, donor_points)
-    moved = _transformed(donor, matrix, (0, 0, *face.size))
+    matrix = similarity(points, donor_points)
+    moved = transformed(donor, matrix, (0, 0, *face.size))
     if rng.random() < 0.7:  # a network's face has the few pixels that it was trained with
         side = max(16, round(face.width * rng.uniform(0.25, 0.8)))
         down, up = Image.Resampling.BOX, Image.Resampling.BICUBIC
         moved = moved.resize((side, side), down).resize(face.size, up)
     mask = Image.new("L", face.size)
-    _draw(mask, points, FACE, rng)
-    mask = ImageChops.darker(mask, _reach(donor, donor_points, matrix, face))
-    return _blend(face, moved.crop, mask, points, rng, colour=rng.uniform(0.7, 1.0))
+    draw(mask, points, FACE, rng)
+    mask = ImageChops.darker(mask, reach(donor, donor_points, matrix, face))
+    return blend(face, moved.crop, mask, points, rng, colour=rng.uniform(0.7, 1.0))
 
 
 def self_blend(face: Image.Image, points: Points, rng: Generator) -> Image.Image:
@@ -199,19 +199,19 @@ def self_blend(face: Image.Image, points: Points, rng: Generator) -> Image.Image
     if rng.random() < 0.5:
         over, under = face, over
     scale = math.exp(rng.uniform(-0.04, 0.04))
-    centre, reach = points.mean(axis=0), 0.03 * face.width
-    shift = rng.uniform(-reach, reach, 2)
+    centre, most = points.mean(axis=0), 0.03 * face.width
+    shift = rng.uniform(-most, most, 2)
     # Output pixel p comes from centre + (p - centre - shift) / scale.
     x, y = centre - (centre + shift) / scale
     matrix = (1 / scale, 0, x, 0, 1 / scale, y)
     mask = Image.new("L", face.size)
-    _draw(mask, points, FACE, rng)
-    mask = ImageChops.darker(mask, _reach(over, points, matrix, face))
+    draw(mask, points, FACE, rng)
+    mask = ImageChops.darker(mask, reach(over, points, matrix, face))
 
     def moved(window: Window) -> Image.Image:
-        return _transformed(over, matrix, window)
+        return transformed(over, matrix, window)
 
-    return _blend(under, moved, mask, points, rng, colour=0.0)
+    return blend(under, moved, mask, points, rng, colour=0.0)
 
 
 def up_sampled(face: Image.Image, points: Points, rng: Generator) -> Image.Image:
@@ -240,8 +240,8 @@ def up_sampled(face: Image.Image, points: Points, rng: Generator) -> Image.Image
     mask = Image.new("L", face.size, 255)
     if rng.random() < 0.5:
         mask.paste(0, (0, 0, *mask.size))
-        _draw(mask, points, FACE, rng)
-    return _blend(face, forged.crop, mask, points, rng, colour=0.0)
+        draw(mask, points, FACE, rng)
+    return blend(face, forged.crop, mask, points, rng, colour=0.0)
 
 
 def _transposed(pixels: NDArray[np.float32], kernel: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -273,147 +273,6 @@ def _shape(points: Points) -> NDArray[np.complex128]:
     centred = points - points.mean(axis=0)
     shape: NDArray[np.complex128] = centred[:, 0] + 1j * centred[:, 1]
     return shape / max(float(np.linalg.norm(shape)), 1e-9)
-
-
-def _similarity(to: Points, back: Points, weights: Weights = EQUAL) -> tuple[float, ...]:
-    """PIL's affine coefficients that lay the points ``back`` over ``to``, in least squares.
-
-    The closed form for rotation, scale and shift in the plane (Umeyama 1991, two dimensions).
-    """
-    w = np.array(weights)[:, None] / sum(weights)
-    middle, old = (w * to).sum(axis=0), (w * back).sum(axis=0)
-    a, b = to - middle, back - old
-    norm = max(float((w * a**2).sum()), 1e-9)
-    c = float((w * a * b).sum()) / norm
-    s = float((w[:, 0] * (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])).sum()) / norm
-    shift = old - np.array([[c, -s], [s, c]]) @ middle
-    return c, -s, float(shift[0]), s, c, float(shift[1])
-
-
-def _reach(
-    donor: Image.Image, points: Points, matrix: tuple[float, ...], face: Image.Image
-) -> Image.Image:
-    """Mask (L, of the face's size) of where there is a donor: a tight crop has no brows or chin.
-
-    Less a margin, since the mask is softened afterwards, the more the larger the face.
-    """
-    edge = round(max(0.05 * donor.width, 2.5 * SOFTEST * _unit(points, donor.width)))
-    known = Image.new("L", donor.size)
-    known.paste(255, (edge, edge, max(edge, donor.width - edge), max(edge, donor.height - edge)))
-    return _transformed(known, matrix, (0, 0, *face.size), Image.Resampling.NEAREST)
-
-
-def _unit(points: Points, width: int) -> float:
-    """The distance between the eyes in pixels; of a profile, whose eyes nearly meet, a guess."""
-    return max(float(np.hypot(*(points[1] - points[0]))), 0.15 * width)
-
-
-def _transformed(
-    image: Image.Image,
-    matrix: tuple[float, ...],
-    window: Window,
-    method: Image.Resampling = Image.Resampling.BICUBIC,
-) -> Image.Image:
-    """A window of what PIL's affine transformation makes of an image."""
-    a, b, c, d, e, f = matrix
-    x, y, right, bottom = window
-    here = (a, b, c + a * x + b * y, d, e, f + d * x + e * y)
-    return image.transform((right - x, bottom - y), Image.Transform.AFFINE, here, method)
-
-
-def _draw(
-    mask: Image.Image, points: Points, part: tuple[float, float, float, float], rng: Generator
-) -> None:
-    """Add a part to the mask: an ellipse in the face's own frame with a wavering outline."""
-    unit = _unit(points, mask.width)
-    x, y, rx, ry = part
-    down = _down(points)
-    right = np.array([down[1], -down[0]])
-    middle = points[:2].mean(axis=0)
-    angle = np.linspace(0, 2 * np.pi, 36, endpoint=False)
-    waver = 1 + sum(
-        rng.normal(0, 0.12 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in (1, 2, 3)
-    )
-    size = rng.uniform(0.85, 1.25, 2)
-    u = x + rng.normal(0, 0.04) + rx * size[0] * waver * np.cos(angle)
-    v = y + rng.normal(0, 0.04) + ry * size[1] * waver * np.sin(angle)
-    outline = middle + unit * (u[:, None] * right + v[:, None] * down)
-    ImageDraw.Draw(mask).polygon([(float(px), float(py)) for px, py in outline], fill=255)
-
-
-def _down(points: Points) -> Points:
-    """Unit vector from between the eyes to the mouth."""
-    along: Points = points[3:].mean(axis=0) - points[:2].mean(axis=0)
-    length = float(np.hypot(*along))
-    return along / length if length > 1 else np.array([0.0, 1.0])
-
-
-def _blend(
-    under: Image.Image,
-    over: Callable[[Window], Image.Image],
-    mask: Image.Image,
-    points: Points,
-    rng: Generator,
-    colour: float | None,
-) -> Image.Image:
-    """``over`` on ``under`` through the softened mask, after its colours were fitted.
-
-    Only the window that the mask reaches is asked for and computed.
-
-    Args:
-        colour: how far mean and deviation of its colours are moved to those of ``under``, 0 to 1;
-            None: they are moved so that there is no step along the mask's edge.
-    """
-    unit = _unit(points, under.width)
-    soft = mask.filter(ImageFilter.GaussianBlur(unit * rng.uniform(0.01, SOFTEST)))
-    strength = rng.uniform(0.6, 0.95) if rng.random() < 0.3 else 1.0
-    window = soft.getbbox()
-    if window is None:  # landmarks far outside: there is no face to forge
-        return under.copy()
-    weight = np.asarray(soft.crop(window), dtype=np.float32)[..., None] * (strength / 255)
-    a = np.asarray(under.crop(window), dtype=np.float32)
-    b = np.asarray(over(window), dtype=np.float32)
-    inside = np.asarray(mask.crop(window)) > 127
-    if colour is None:
-        b = b + _membrane(a - b, ~inside)
-    elif colour and inside.any():
-        there, here = a[inside], b[inside]
-        gain = 1 + colour * ((there.std(axis=0) + 1) / (here.std(axis=0) + 1) - 1)
-        gain = np.clip(gain, 0.6, 1.6)
-        mean = here.mean(axis=0) + colour * (there.mean(axis=0) - here.mean(axis=0))
-        b = (b - here.mean(axis=0)) * gain + mean
-    mixed = a + weight * (b - a)
-    blended = under.copy()
-    part = Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
-    blended.paste(part, window)
-    return blended
-
-
-def _membrane(
-    values: NDArray[np.float32], known: NDArray[np.bool_], rounds: int = 8
-) -> NDArray[np.float32]:
-    """Values (h, w, 3) where they are known (h, w), and between them as even as can be.
-
-    The correction of seamless cloning (Perez et al., "Poisson Image Editing", 2003, eq. 5), from
-    coarse to fine, in as many rounds on each grid.
-    """
-    height, width = known.shape
-    filled = np.where(known[..., None], values, 0)
-    if min(height, width) > 4:
-        even = [(0, height % 2), (0, width % 2)]
-        weight = np.pad(known.astype(np.float32), even)
-        total = np.pad(filled, (*even, (0, 0)))
-        grid = (weight.shape[0] // 2, 2, weight.shape[1] // 2, 2)
-        count = weight.reshape(grid).sum(axis=(1, 3))
-        total = total.reshape(*grid, 3).sum(axis=(1, 3))
-        coarse = _membrane(total / np.maximum(count, 1)[..., None], count > 0, rounds)
-        fine = coarse.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
-        filled = np.where(known[..., None], values, fine)
-    for _ in range(rounds):
-        near = np.pad(filled, ((1, 1), (1, 1), (0, 0)), mode="edge")
-        mean = (near[:-2, 1:-1] + near[2:, 1:-1] + near[1:-1, :-2] + near[1:-1, 2:]) / 4
-        filled = np.where(known[..., None], values, mean)
-    return filled
 
 
 def _recolour(image: Image.Image, rng: Generator) -> Image.Image:

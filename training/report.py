@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -236,6 +236,17 @@ def to_json(report: Any) -> str:
         return None if isinstance(value, float) and np.isnan(value) else value
 
     return json.dumps(known(report), indent=2, allow_nan=False)
+
+
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def figure_cells(figures: dict[str, Any], keys: Iterable[str]) -> list[str]:
+    """Some of the figures, each a ``value`` with its ``interval``, as a table shows them."""
+    return [cell(figures[key]["value"], figures[key]["interval"]) for key in keys]
 
 
 def cell(value: float | None, interval: Sequence[float]) -> str:

@@ -27,7 +27,7 @@ from deepfake.pipeline import Photo, Pipeline
 from training.cli import check_numbers, keep_memory, parser, run
 from training.data import SPLITS, Sample, limited_per_cell, of_split, read_samples
 from training.evaluate import predictions
-from training.report import Result, cell, columns, to_json
+from training.report import Result, columns, figure_cells, markdown_table, to_json
 from training.scores import auc_by_source, bootstrap
 
 Treatment = Callable[[Image.Image], Image.Image]
@@ -174,17 +174,13 @@ def markdown(report: dict[str, Any]) -> str:
         f"split `{report['split']}`, {photos} photos, threshold {report['threshold']:.3f} "
         f"({report['point']}); means over sources with 95 % bootstrap intervals.",
         "",
-        "| " + " | ".join(head) + " |",
-        "|---" * len(head) + "|",
     ]
+    cells = []
     for name, row in rows.items():
-        cells = [
-            cell(row["mean"][key]["value"], row["mean"][key]["interval"])
-            for key in ("roc_auc", "false_positive_rate", "recall")
-        ]
+        means = figure_cells(row["mean"], ("roc_auc", "false_positive_rate", "recall"))
         aucs = [f"{row['sources']['roc_auc'].get(s, float('nan')):.3f}" for s in sources]
-        lines.append("| " + " | ".join([name, *cells, *aucs, str(row["unanswered"])]) + " |")
-    return "\n".join(lines) + "\n"
+        cells.append([name, *means, *aucs, str(row["unanswered"])])
+    return "\n".join(lines + markdown_table(head, cells)) + "\n"
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from training.decisions import mean_over_cells, rates, threshold_at
 from training.recipes import RECIPES
-from training.report import Result, cell, columns
+from training.report import Result, cell, columns, figure_cells, markdown_table
 from training.scores import auc_by_source, bootstrap, scores
 
 REAL_CALLED_FAKE = 0.05  # of the sources trained on, where the threshold of leave-one-out lies
@@ -176,17 +176,12 @@ def markdown(report: dict[str, Any]) -> str:
             "One part of the recipe changed, and what is lost by it, on the same crops"
             + (f"; means of the seeds {', '.join(map(str, seeds))}:" if seeds else ":"),
             "",
-            "| " + " | ".join(head) + " |",
-            "|---" * len(head) + "|",
         ]
+        keys, cells = ("roc_auc", "loss/roc_auc", "accuracy", "loss/accuracy"), []
         for name, row in rows.items():
-            cells = [
-                cell(row["mean"][key]["value"], row["mean"][key]["interval"])
-                for key in ("roc_auc", "loss/roc_auc", "accuracy", "loss/accuracy")
-            ]
             aucs = [f"{row['sources'].get(s, float('nan')):.3f}" for s in sources]
-            lines.append("| " + " | ".join([name, *cells, *aucs]) + " |")
-        lines += ["", _options(study), ""]
+            cells.append([name, *figure_cells(row["mean"], keys), *aucs])
+        lines += [*markdown_table(head, cells), "", _options(study), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -197,13 +192,13 @@ def _leave_one_out_table(
     rows = study["rows"]
     sources = sorted({s for row in rows.values() for s in row})
     titles = ["recipe", *sources, *(title for title, _ in means)]
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    lines = []
     for name, row in rows.items():
         step = study.get("steps", {}).get(name, {})
         found = [row.get(s, {}).get(key) for s in sources] + [step.get(k) for _, k in means]
         cells = [cell(f["value"], f["interval"]) if f else "" for f in found]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return lines
+        lines.append([name, *cells])
+    return markdown_table(titles, lines)
 
 
 def _options(study: dict[str, Any]) -> str:

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deepfake.faces import Face, crop_square
+from training.compositing import Points, membrane, similarity
 from training.data import Sample, read_image
 from training.forgeries import (
     Forger,
-    Points,
-    _membrane,
-    _similarity,
     face_swap,
     part_swap,
     self_blend,
@@ -140,7 +138,7 @@ def test_between_what_is_known_the_membrane_is_even() -> None:
     y, x = np.mgrid[:40, :60].astype(np.float32)
     plane = np.stack([x, y, 2 * x - y], axis=2)
     known = np.hypot(x - 30, y - 20) > 12
-    filled = _membrane(np.where(known[..., None], plane, 99).astype(np.float32), known, rounds=50)
+    filled = membrane(np.where(known[..., None], plane, 99).astype(np.float32), known, rounds=50)
     assert np.abs(filled - plane).max() < 2
     np.testing.assert_array_equal(filled[known], plane[known])
 
@@ -162,7 +160,7 @@ def test_landmarks_are_laid_over_one_another(angle: float) -> None:
     points = random(1).uniform(0, 200, (5, 2))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     moved = 1.7 * points @ turn.T + (30, -12)
-    a, b, c, d, e, f = _similarity(points, moved)
+    a, b, c, d, e, f = similarity(points, moved)
     found = points @ np.array([[a, d], [b, e]]) + (c, f)
     np.testing.assert_allclose(found, moved, atol=1e-9)
 
