@@ -69,7 +69,7 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-LAST_WORDS = 2.0  # seconds in which a worker's own reason may come after TorchServe's
+PATIENCE = 10.0  # seconds for a worker that cannot be loaded to say why, in one of its attempts
 
 
 class State(enum.Enum):
@@ -139,20 +139,23 @@ class TorchServe:
             RuntimeError: the server ended, or the time (seconds) is up.
         """
         deadline = time.monotonic() + timeout
+        failed: float | None = None
         while time.monotonic() < deadline:
             if self.process is None or self.process.poll() is not None:
                 raise RuntimeError("TorchServe ended while starting")
             if self.ready():
                 return
-            if self._load_failure():
-                time.sleep(LAST_WORDS)
-                raise RuntimeError(f"the model cannot be loaded: {self._load_failure()}")
+            reason = self._load_failure()
+            if reason is not None:
+                failed = failed or time.monotonic()
+                if reason or time.monotonic() > failed + PATIENCE:
+                    raise RuntimeError(f"the model cannot be loaded: {reason or 'the worker died'}")
             time.sleep(0.2)
         raise RuntimeError(f"no worker was ready after {timeout:.0f} s")
 
     def _load_failure(self) -> str | None:
-        """What the log says of an archive or a worker that cannot be loaded; TorchServe goes on
-        without the one, and tries the other again for minutes."""
+        """What the log says of an archive or a worker that cannot be loaded ("" if it gives no
+        reason), or None; TorchServe goes on without the one, and tries the other for minutes."""
         log = self.logs / "torchserve.log"
         if not log.is_file():
             return None
@@ -166,7 +169,7 @@ class TorchServe:
             return None
         errors = [re.match(r"[\w.]*?(\w+(?:Error|Exception): .+)", event) for event, _ in lines]
         reasons = [found[1] for found in errors if found]
-        return reasons[-1] if reasons else "the worker died"
+        return reasons[-1] if reasons else ""
 
     def ready(self) -> bool:
         """Whether a worker of the model is READY."""

@@ -46,6 +46,15 @@ class DeepfakeHandler:
 
     def initialize(self, context: Any) -> None:
         """Load the checkpoint out of the archive, choose device and threads, warm up."""
+        try:
+            self._load(context)
+        except Exception as error:
+            # Said now: TorchServe kills a worker that has closed its socket, which it does before
+            # it prints what it died of.
+            log.error("%s: %s", type(error).__name__, error)
+            raise
+
+    def _load(self, context: Any) -> None:
         folder = Path(context.system_properties["model_dir"])
         config = context.model_yaml_config or {}
         workers = int(config.get("maxWorkers", 1))
