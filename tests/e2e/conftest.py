@@ -1,9 +1,10 @@
-"""The real service, started once the way a user starts it: TorchServe, worker and page."""
+"""The real service, started once the way a user starts it, and a browser to open its page."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,12 +13,27 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 import requests
+from PIL import Image
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.conftest import FAKES, ROOT, montage
+from tests.e2e.browser import SHOTS, Open
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @dataclass
@@ -135,3 +151,56 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     running = start(tmp_path_factory.mktemp("logs"))
     yield running
     stop(running)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Skipped where there is no Chromium, unless DEEPFAKE_BROWSER_TESTS is "required"."""
+    binary = shutil.which("chromium") or shutil.which("google-chrome")
+    if binary is None:
+        if os.environ.get("DEEPFAKE_BROWSER_TESTS") == "required":
+            pytest.fail("there is no Chromium, and DEEPFAKE_BROWSER_TESTS asks for it")
+        pytest.skip("there is no Chromium (Debian: apt-get install chromium)")
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    expect.set_options(timeout=30_000)
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=binary, args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def open_page(browser: Browser, service: Service) -> Iterator[Open]:
+    """Opens a path of the page in a fresh profile; fails on scripts' errors and foreign hosts."""
+    host = urlsplit(service.page).netloc
+    faults: list[str] = []
+    contexts = []
+
+    def look(request: Request) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("data", "blob") and parts.netloc != host:
+            faults.append(f"asked {request.url}")
+
+    def start(path: str = "/", **options: Any) -> Page:
+        context = browser.new_context(**({"viewport": {"width": 1280, "height": 900}} | options))
+        context.set_default_timeout(30_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", look)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda m: faults.append(m.text) if "Security Policy" in m.text else None)
+        page.goto(service.page + path)
+        return page
+
+    yield start
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A photo of several people."""
+    path = tmp_path_factory.mktemp("photos") / "group.png"
+    montage([Image.open(p).convert("RGB") for p in FAKES[:6]], columns=3, cell=300).save(path)
+    return path
