@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from PIL import Image
 from benchmarks.scenes import FIXTURES
 from deepfake.checkpoint import Checkpoint
 from deepfake.faces import FaceDetector, crop_face
+from deepfake.model import DeepfakeDetector
 from deploy.torchserve import ROOT
 from training.cli import keep_memory
 from training.crop import FORMATS
@@ -26,11 +28,13 @@ from training.data import of_split, read_samples
 from training.depthwise import FastDepthwise
 from training.forgeries import Forger
 from training.losses import focal_loss
+from training.start import freeze
 from training.train import cpu_has_bfloat16
 from training.trainer import TrainingCrops
 
 BATCH = 32
 IMAGES = 512
+FROZEN = 4  # of EfficientNet's eight stages
 EYES_NOSE_MOUTH = "77 95 147 95 112 135 84 170 140 170"  # of a face that fills 224 pixels
 
 
@@ -93,15 +97,20 @@ def crops_in(folder: Path, side: int, form: str) -> Path:
 def step_rates(checkpoint: Checkpoint, rounds: int) -> dict[str, float]:
     """Images per second of forward, loss, backward and optimiser on the same batch: medians.
 
-    The last is the step that training.train takes by default on this machine.
+    The last is the step that training.train takes by default on this machine, the one before it
+    the same with frozen stages.
     """
     keep_memory()
     model = checkpoint.model.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    partly = deepcopy(model)
+    for module in freeze(partly, FROZEN):
+        module.eval()
     pixels = torch.randint(0, 256, (BATCH, 3, model.image_size, model.image_size))
     labels = torch.arange(BATCH) % 2
+    optimizers = {m: torch.optim.AdamW(m.parameters(), lr=0.0) for m in (model, partly)}
 
-    def seconds(bf16: bool, fast: bool) -> float:
+    def seconds(model: DeepfakeDetector, bf16: bool, fast: bool) -> float:
+        optimizer = optimizers[model]
         started = time.perf_counter()
         x = model.preprocess(pixels.byte()).contiguous(memory_format=torch.channels_last)
         with (
@@ -115,10 +124,13 @@ def step_rates(checkpoint: Checkpoint, rounds: int) -> dict[str, float]:
         optimizer.step()
         return time.perf_counter() - started
 
-    kinds = {"float32": (False, False)}
-    if cpu_has_bfloat16():
-        kinds |= {"bfloat16, PyTorch's gradients": (True, False)}
-        kinds |= {"bfloat16, training/depthwise.py": (True, True)}
+    fast = cpu_has_bfloat16()
+    kinds = {}
+    if fast:
+        kinds["float32"] = (model, False, False)
+        kinds["bfloat16, PyTorch's gradients"] = (model, True, False)
+    own = "bfloat16, training/depthwise.py" if fast else "float32"
+    kinds |= {f"{own}, --freeze {FROZEN}": (partly, fast, fast), own: (model, fast, fast)}
     taken = [[seconds(*kind) for kind in kinds.values()] for _ in range(rounds + 1)][1:]
     model.eval()
     columns = zip(*taken, strict=True)

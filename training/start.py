@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from timm.models import group_modules, group_parameters
+from torch import Tensor, nn
 
 from deepfake.errors import DataError
 from deepfake.model import DeepfakeDetector
@@ -29,6 +30,35 @@ def initial_model(opt: argparse.Namespace, say: Callable[..., None]) -> Deepfake
         reason = (str(error).splitlines() or [""])[0].rstrip(".")
         raise DataError(f"{wanted} cannot be used: {reason}.") from error
     return model
+
+
+def freeze(model: DeepfakeDetector, stages: int) -> list[nn.Module]:
+    """Let the first so many stages of the backbone, its stem being one, keep what they know.
+
+    Their parameters get no gradients from then on. The modules that are returned must be in
+    evaluation mode in training, or their running statistics would change all the same.
+
+    Raises:
+        DataError: the backbone has no more stages than that.
+    """
+    if not stages:
+        return []
+    backbone: Any = model.backbone
+    matcher = backbone.group_matcher(coarse=True)  # timm's own division, of any of its models
+    names = group_parameters(backbone, matcher)
+    if stages >= len(names):
+        raise DataError(
+            f"--freeze is {stages}, but {model.backbone_name} has {len(names)} stages, of which "
+            "one at least must learn."
+        )
+    parameters = dict(backbone.named_parameters())
+    for stage in range(stages):
+        for name in names[stage]:
+            parameters[name].requires_grad_(False)
+    modules = group_modules(backbone, matcher)
+    return [
+        backbone.get_submodule(name) for stage in range(stages) for name in modules.get(stage, [])
+    ]
 
 
 def _create(opt: argparse.Namespace, say: Callable[..., None]) -> DeepfakeDetector:

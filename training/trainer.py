@@ -31,7 +31,7 @@ from training.forgeries import Forger
 from training.losses import focal_loss
 from training.plots import plot_curves, read_rows
 from training.scores import auc_by_source, fit_temperature, mean_over_sources, scores
-from training.start import initial_model
+from training.start import freeze, initial_model
 
 RUN_FILES = (
     "last.pth",
@@ -120,6 +120,7 @@ class Trainer:
         self.steps = len(self._loader(1))
         torch.manual_seed(opt.seed)
         model = initial_model(opt, accelerator.print)
+        self.frozen = freeze(model, opt.freeze)
         model = model.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=opt.lr, weight_decay=opt.weight_decay)
         self.net, optimizer = accelerator.prepare(model, optimizer)
@@ -183,6 +184,8 @@ class Trainer:
         torch.manual_seed(self.opt.seed * 1000 + epoch)  # dropout: the same after a resume
         rng = np.random.default_rng((self.opt.seed, epoch, self.acc.process_index))  # for mixup
         self.net.train()
+        for module in self.frozen:
+            module.eval()
         total, images = 0.0, 0
         bar = self._bar(self._loader(epoch), f"epoch {epoch}/{self.opt.epochs}")
         for step, (pixels, labels, _) in enumerate(bar, start=1):

@@ -235,6 +235,23 @@ def test_a_run_can_start_from_a_checkpoint(
         torch.testing.assert_close(found[name], parameter.detach(), atol=1e-3, rtol=1e-3)
 
 
+def test_frozen_stages_keep_what_they_know_and_the_others_learn(
+    train: Train, tmp_path: Path, make_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    start = make_checkpoint(seed=5)
+    save(tmp_path / "start.pth", start, half=False)
+    options = ("--init", tmp_path / "start.pth", "--freeze", 2, "--epochs", 1, "--ema", 0)
+    assert train(tmp_path / "run", *options)[0] == 0
+    known = start.model.half().float().state_dict()  # as a checkpoint stores weights
+    found = weights(tmp_path / "run" / "saved_model.pth")
+    frozen = ("backbone.conv_stem.", "backbone.bn1.", "backbone.blocks.0.")
+    for name, tensor in known.items():
+        if name.startswith(frozen):
+            torch.testing.assert_close(found[name], tensor, atol=0, rtol=1e-3, msg=name)
+        elif name.endswith((".running_mean", "conv_pw.weight")):
+            assert not torch.allclose(found[name], tensor, rtol=1e-3), name
+
+
 def test_starting_over_removes_what_the_run_has_written_and_nothing_else(
     train: Train, tmp_path: Path
 ) -> None:
@@ -299,6 +316,7 @@ def test_a_start_that_does_not_fit_is_refused(train: Train, tmp_path: Path) -> N
         (["--dropout", "1"], "--dropout is 1.0"),
         (["--drop-path", "1"], "--drop-path is 1.0"),
         (["--backbone", "vgg11", "--drop-path", "0.2"], "vgg11"),
+        (["--freeze", "9"], "--freeze is 9"),
         (["--passes", "0"], "--passes is 0"),
         (["--mixup", "-0.2"], "--mixup is -0.2"),
         (["--folds", "1"], "--folds is 1"),
