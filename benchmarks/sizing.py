@@ -15,11 +15,13 @@ from typing import Any
 from benchmarks.run import ROUTE, processor
 from benchmarks.scenes import SCENES
 from benchmarks.service import load_of, service
+from deepfake.checkpoint import load
 from deploy.torchserve import ROOT
 from training.cli import check_numbers, parser, run
 
 PHOTO = "256 x 256, one face"
 CLIENTS = 16
+HEAD = f"# Sizing\n\nWritten by `python -m benchmarks.sizing`; {PHOTO}.\n\n"
 SETTINGS: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "batchSize 1": {"batchSize": 1},
@@ -46,11 +48,12 @@ def measured(settings: dict[str, Any], photo: Path, seconds: int) -> dict[str, A
     }
 
 
-def table(cores: int, rows: dict[str, dict[str, Any]]) -> str:
+def table(cores: int, found: dict[str, Any]) -> str:
     """Markdown, with rates beside that of the settings as shipped."""
+    rows = found["settings"]
     shipped = rows["as shipped"]["rate"]
     lines = [
-        f"## {cores} core{'s' if cores > 1 else ''}, {processor()}",
+        f"## {cores} core{'s' if cores > 1 else ''}, {found['processor']}, {found['backbone']}",
         "",
         f"| setting | one client: p50, ms | {CLIENTS} clients: photos/s | to shipped | p95, ms "
         "| errors |",
@@ -80,11 +83,11 @@ def main() -> int:
             rows[name] = measured(settings, Path(file.name), opt.seconds)
     # Kept by number of cores, so that a run under taskset adds to the file.
     kept = json.loads(opt.out.read_text(encoding="utf-8")) if opt.out.exists() else {}
-    kept[str(cores)] = rows
+    backbone = load(ROOT / "saved_model.pth").model.backbone_name
+    kept[str(cores)] = {"processor": processor(), "backbone": backbone, "settings": rows}
     opt.out.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     text = "\n".join(table(int(n), found) for n, found in sorted(kept.items()))
-    head = f"# Sizing\n\nWritten by `python -m benchmarks.sizing`; {PHOTO}.\n\n"
-    opt.out.with_name("SIZING.md").write_text(head + text, encoding="utf-8")
+    opt.out.with_name("SIZING.md").write_text(HEAD + text, encoding="utf-8")
     print(text)
     return 0
 

@@ -41,8 +41,10 @@ def take_over(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, place in RESULTS.items():
         # Audit and studies are of the data and of other checkpoints than this one.
-        newest = _newest((runs / place, kept / f"{name}.json"), (None, sha256))
-        if newest is None or not _of_this_data(newest[1], found.get("evaluation")):
+        newest = _newest(
+            (runs / place, kept / f"{name}.json"), (None, sha256), found.get("evaluation")
+        )
+        if newest is None:
             continue
         path, found[name] = newest
         (kept / f"{name}.json").write_text(json.dumps(found[name], indent=1), encoding="utf-8")
@@ -71,21 +73,27 @@ def take_over_beside(
 
 
 def _newest(
-    places: Sequence[Path], accepted: Sequence[str | None]
+    places: Sequence[Path],
+    accepted: Sequence[str | None],
+    evaluation: dict[str, Any] | None = None,
 ) -> tuple[Path, dict[str, Any]] | None:
-    """The first result there is that is of an accepted checkpoint."""
+    """The first result there is of an accepted checkpoint that belongs to the evaluation."""
     for path in places:
         if path.is_file():
             result = json.loads(path.read_text(encoding="utf-8"))
-            if checkpoint_of(result) in accepted:
+            if checkpoint_of(result) in accepted and _belongs(result, evaluation):
                 return path, result
     return None
 
 
-def _of_this_data(result: dict[str, Any], evaluation: dict[str, Any] | None) -> bool:
-    """Whether a result's sources are those evaluated; what has a checkpoint was asked for that."""
-    if evaluation is None or checkpoint_of(result) is not None:
+def _belongs(result: dict[str, Any], evaluation: dict[str, Any] | None) -> bool:
+    """Whether a result is of what was evaluated: its sources or, of the same checkpoint, its split,
+    and all of that."""
+    if evaluation is None:
         return True
+    if checkpoint_of(result) is not None:
+        split = evaluation["run"].get("split")
+        return result.get("split", split) == split and bool(result.get("complete", True))
     rows = result.get("leave-one-out", {}).get("rows", {})
     named = [result.get("probe", {}), *rows.values()]
     named += [row["sources"] for row in result.get("ablation", {}).get("rows", {}).values()]
@@ -157,16 +165,10 @@ def beside(
         "file": [_megabytes(path) for _, path in pairs],
     }
     for key, heading in report.HEADINGS.items():
-        means = [m["mean_over_sources"] for m in measured]
-        rows[f"mean {heading}"] = [
-            report.cell(mean["scores"][key], mean["intervals"][key]) for mean in means
-        ]
+        rows[f"mean {heading}"] = [report.score_cell(m["mean_over_sources"], key) for m in measured]
     for source in measured[0]["sources"]:
         tables = [m["sources"][source] for m in measured]
-        rows[f"ROC-AUC {source}"] = [
-            report.cell(table["scores"]["roc_auc"], table["intervals"]["roc_auc"])
-            for table in tables
-        ]
+        rows[f"ROC-AUC {source}"] = [report.score_cell(table, "roc_auc") for table in tables]
     lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
     lines.insert(1, "|---|---|---|")
     run = measured[0]["run"]

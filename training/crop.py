@@ -28,7 +28,7 @@ from deepfake.errors import DataError, DeepfakeError
 from deepfake.faces import DETECT_SIDE, MARGIN, MIN_SCORE, FaceDetector, crop_square
 from deepfake.images import decode
 from training.cli import check_numbers, parser, run
-from training.data import Sample, read_samples, write_manifest
+from training.data import Sample, read_samples, stamp, write_manifest
 
 FORMATS: dict[str, dict[str, Any]] = {"png": {"compress_level": 1}, "bmp": {}}
 """File formats of the crops, none of which loses anything, with options for Pillow."""
@@ -97,7 +97,7 @@ def crop_all(
         "format": form,
     }
     journal = out / "journal.jsonl"
-    stamps = {s.name: _stamp(s.path) for s in samples}
+    stamps = {s.name: stamp(s.path) for s in samples}
     done = {
         name: record
         for name, record in _read_journal(journal, settings).items()
@@ -116,15 +116,6 @@ def crop_all(
             bar.update()
         bar.close()
     _write_lists(samples, done, out, form)
-
-
-def _stamp(photo: Path) -> list[int]:
-    """Size in bytes and time in seconds: another photo under an old name is cropped anew."""
-    try:
-        found = photo.stat()
-    except OSError:
-        return []
-    return [found.st_size, int(found.st_mtime)]
 
 
 def _work(

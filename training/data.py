@@ -130,6 +130,15 @@ def read_image(path: Path) -> Image.Image:
         raise DataError(f"{path} cannot be read as an image.") from error
 
 
+def stamp(photo: Path) -> list[int]:
+    """Size in bytes and time in seconds, which tell another photo under an old name; [] of none."""
+    try:
+        found = photo.stat()
+    except OSError:
+        return []
+    return [found.st_size, int(found.st_mtime)]
+
+
 def assign_splits(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
     """Give train/val/test (80/10/10) to samples without a split, whole groups at a time.
 

@@ -1,7 +1,8 @@
 """Measure a checkpoint on labelled photos, through the very pipeline that serves.
 
-Whole photos go in, as a user would send them: decoding, face detection, crop, three views and
-the verdict are all part of what is measured. Photos without an answer (no face found, or
+Whole photos go in, as a user would send them: decoding, face detection, crop and three views are
+all part of what is measured. The main table is of labels at 0.5; the operating points, the one that
+serves among them, have a table of their own. Photos without an answer (no face found, or
 unreadable) are counted and listed, not scored. Writes evaluation.json, evaluation.md,
 predictions.csv and two pictures; a run that was cut off goes on where it was.
 """
@@ -18,14 +19,15 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from deepfake.errors import DataError, DeepfakeError
+from deepfake.errors import DataError, DeepfakeError, InternalError, OutOfMemory
 from deepfake.pipeline import Photo, Pipeline
 from deepfake.views import VIEWS
 from training.cli import check_numbers, keep_memory, parser, run
-from training.data import LABELS, SPLITS, Sample, limited, of_split, read_samples
+from training.data import LABELS, SPLITS, Sample, limited, of_split, read_samples, stamp
 from training.report import Result, markdown, plot, summarise, to_json
 
 BATCH = 8  # photos per call of the pipeline
+COLUMNS = ["path", "source", "label", "stamp", *VIEWS, "error"]
 
 
 def arguments() -> argparse.Namespace:
@@ -33,20 +35,33 @@ def arguments() -> argparse.Namespace:
     args.add_argument("--data", type=Path, default=Path("data"), help="data folder or manifest")
     args.add_argument("--split", choices=SPLITS, default="test", help="which split to measure")
     args.add_argument("--checkpoint", type=Path, default=Path("saved_model.pth"))
-    args.add_argument("--out", type=Path, default=Path("runs/evaluation"), help="results' folder")
+    args.add_argument(
+        "--out",
+        type=Path,
+        help="results' folder; default: runs/evaluation, of another split runs/evaluation-SPLIT",
+    )
     args.add_argument("--limit", type=int, default=0, help="so many photos at random; 0: all")
     args.add_argument("--rounds", type=int, default=1000, help="bootstrap resamples")
     args.add_argument("--seed", type=int, default=0)
     args.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="classifier's place")
     opt = args.parse_args()
     check_numbers(opt, above_zero=("rounds",), not_negative=("limit", "seed"))
+    opt.out = opt.out or folder_of("evaluation", opt.split)
     if opt.device == "cuda" and not torch.cuda.is_available():
         raise DataError("--device is cuda, but no GPU is seen; see python -m training.diagnostic.")
     return opt
 
 
+PASSING = {e.code for e in (DataError, OutOfMemory, InternalError)}
+"""Errors that say nothing about the photo: it is asked about again."""
+
 Done = dict[str, tuple[tuple[float, ...], str]]
 """Views and error of the samples that an earlier run has asked about."""
+
+
+def folder_of(what: str, split: str) -> Path:
+    """Where results go: those of another split than test must not replace test's."""
+    return Path("runs", what if split == "test" else f"{what}-{split}")
 
 
 def photo_of(sample: Sample) -> Photo:
@@ -90,39 +105,43 @@ def predictions(
     """All answers, each written to a CSV as soon as it is known.
 
     Args:
-        path: the CSV; what it holds is not asked again, unless it was written under another key.
+        path: the CSV; what it holds is not asked again, unless it was written under another key or
+            by another runtime, or the photo has changed since.
         key: says which photos and treatment the answers are of.
         photo: what of a sample goes into the pipeline.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    key = f"{pipeline.checkpoint.sha256} {key}"
-    done = _read_done(path, key)
+    key = f"{pipeline.checkpoint.sha256} {pipeline.runtime.name} {key}"
+    stamps = {s.name: "-".join(map(str, stamp(s.path))) for s in samples}
+    kept = _kept(path, key, stamps)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([[key], COLUMNS, *kept])
+    part.replace(path)
+    done = {row[0]: (tuple(float(p) for p in row[4:-1] if p), row[-1]) for row in kept}
     results = []
-    with path.open("a" if done else "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if not done:
-            writer.writerow([key])
-            writer.writerow(["path", "source", "label", *VIEWS, "error"])
+    with path.open("a", newline="", encoding="utf-8") as file:
         for r in predict(pipeline, samples, done, photo):
             results.append(r)
             if r.sample.name not in done:
                 views = [f"{p:.7f}" for p in r.views] or [""] * len(VIEWS)
-                label = LABELS[r.sample.label]
-                writer.writerow([r.sample.name, r.sample.source, label, *views, r.error])
+                about = [r.sample.name, r.sample.source, LABELS[r.sample.label]]
+                csv.writer(file).writerow([*about, stamps[r.sample.name], *views, r.error])
                 file.flush()
     return results
 
 
-def _read_done(path: Path, key: str) -> Done:
-    """Answers of an earlier run over the same photos with the same checkpoint."""
+def _kept(path: Path, key: str, stamps: dict[str, str]) -> list[list[str]]:
+    """Rows of an earlier run with the same key; of these photos, where they are as they were."""
     if not path.exists():
-        return {}
+        return []
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    if not rows or rows[0] != [key]:
-        return {}
-    whole = [row for row in rows[2:] if len(row) == 4 + len(VIEWS)]  # a kill cuts the last one
-    return {row[0]: (tuple(float(p) for p in row[3:-1] if p), row[-1]) for row in whole}
+    if rows[:2] != [[key], COLUMNS]:
+        return []
+    whole = [row for row in rows[2:] if len(row) == len(COLUMNS)]  # a kill cuts the last one
+    same = [row for row in whole if row[3] == stamps.get(row[0], row[3])]
+    return [row for row in same if row[-1] not in PASSING]
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ or under the MIT licence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,19 +37,17 @@ PER_PHOTO = 2  # pictures of one photo at most, or the hardest one would fill th
 
 @dataclass(frozen=True)
 class Case:
-    """A photo as it is sent, and what should be said of it.
+    """What was made of a photo, and what should be said of it.
 
     Attributes:
         photo: file name of the photo it was made of.
         made: the treatment or forgery.
         label: 0 real, 1 fake.
-        image: upright RGB.
     """
 
     photo: str
     made: str
     label: int
-    image: Image.Image
 
 
 @dataclass(frozen=True)
@@ -70,13 +68,15 @@ class Answer:
         return abs(face.fake_probability - self.case.label)
 
 
-def cases(pipeline: Pipeline, samples: list[Sample], seed: int) -> Iterator[Case]:
-    """Every photo in every form; donors of swaps are the other photos, in turn."""
+def cases(
+    pipeline: Pipeline, samples: list[Sample], seed: int
+) -> Iterator[tuple[Case, Image.Image]]:
+    """Every photo in every form, upright RGB; donors of swaps are the other photos, in turn."""
     images = [decode(s.path.read_bytes()) for s in samples]
     faces = [_face(pipeline, image) for image in images]
     for i, (s, image) in enumerate(zip(samples, images, strict=True)):
         for name, treat in TREATMENTS.items():
-            yield Case(s.path.name, name, s.label, treat(image))
+            yield Case(s.path.name, name, s.label), treat(image)
         face = faces[i]
         if s.label or face is None:
             continue
@@ -92,7 +92,7 @@ def cases(pipeline: Pipeline, samples: list[Sample], seed: int) -> Iterator[Case
         for name, part in forged.items():
             whole = image.copy()
             whole.paste(part, (x, y))
-            yield Case(s.path.name, name, 1, whole)
+            yield Case(s.path.name, name, 1), whole
 
 
 def _face(
@@ -107,11 +107,11 @@ def _face(
     return (x, y), image.crop((x, y, x + side, y + side)), np.array(face.landmarks) - (x, y)
 
 
-def judged(pipeline: Pipeline, every: list[Case]) -> list[Answer]:
-    """The answer about each case."""
+def judged(pipeline: Pipeline, every: Iterable[tuple[Case, Image.Image]]) -> list[Answer]:
+    """The answer about each case. Of the pictures only the faces' crops are kept."""
     answers = []
-    for case in tqdm(every, unit="img", desc="judge"):
-        (verdict,) = pipeline.predict([case.image])
+    for case, image in tqdm(every, unit="img", desc="judge"):
+        (verdict,) = pipeline.predict([image])
         answers.append(Answer(case, verdict if isinstance(verdict, Verdict) else None))
     return answers
 
@@ -212,7 +212,7 @@ def main() -> int:
     keep_memory()
     pipeline = Pipeline.from_file(opt.checkpoint)
     samples = read_samples(opt.data)
-    answers = judged(pipeline, list(cases(pipeline, samples, opt.seed)))
+    answers = judged(pipeline, cases(pipeline, samples, opt.seed))
     shown = worst(answers, opt.most)
     report = {
         "checkpoint": pipeline.checkpoint.sha256,

@@ -19,13 +19,8 @@ RECIPES = {
     "+ up-sampling": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
     "+ larger margin": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
     "face swaps for up-sampling": ("--forgeries", *_SWAPS),
-    "swaps that fit": ("--forgeries", *_SWAPS),
 }
-"""Leave-one-out: from a plain start to the full recipe, one step after the other, and beyond.
-
-Swaps fit since forgeries.py chooses donors by pose and skin and blends along the seam; our figures
-of the recipes before the last are of forgeries as they were made until then.
-"""
+"""Leave-one-out: from a plain start to the full recipe, one step after the other, and beyond."""
 
 WIDE = tuple(RECIPES)[list(RECIPES).index("+ larger margin") :]  # those that take other crops
 

@@ -12,12 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from deepfake.checkpoint import Checkpoint
+from deepfake.checkpoint import DEFAULT_POINT, Checkpoint
 from deepfake.errors import DataError
 from training.data import Sample
 from training.decisions import mean_over_cells, rates, risk_coverage
 from training.plots import figure
-from training.scores import SCORES, bootstrap, confusion, intervals, mean_over_sources, scores
+from training.scores import (
+    SCORES,
+    bootstrap,
+    confusion,
+    ece_if_calibrated,
+    intervals,
+    mean_over_sources,
+    scores,
+)
 
 HEADINGS = {
     "accuracy": "accuracy",
@@ -69,6 +77,7 @@ def summarise(
         "intervals": intervals(
             labels, p_fake, groups, sources, threshold=threshold, rounds=rounds, seed=seed
         ),
+        "ece_if_calibrated": ece_if_calibrated(p_fake, sources, rounds=rounds, seed=seed),
     }
     unanswered: dict[str, dict[str, int]] = {}
     for r in results:
@@ -93,7 +102,8 @@ def _decisions(
     names = np.asarray(sources)
     first = np.array([r.views[0] for r in results])
     points = checkpoint.operating_points
-    low, high = checkpoint.uncertain or (1.0, 0.0)
+    band, serving = checkpoint.band(), checkpoint.point(DEFAULT_POINT).threshold
+    low, high = band or (1.0, 0.0)
 
     def figures(rows: NDArray[np.int64]) -> dict[str, float]:
         y, p, s = labels[rows], p_fake[rows], names[rows]
@@ -104,7 +114,7 @@ def _decisions(
             there = mean_over_sources(y, p, s.tolist(), point.threshold)
             found |= {f"{name}/{key}": there[key] for key in POINT_SCORES}
         decided = (p < low) | (p > high)
-        wrong = (p > checkpoint.threshold) != (y == 1)
+        wrong = (p > serving) != (y == 1)
         every = np.ones(len(rows), dtype=bool)
         found["coverage"] = mean_over_cells(decided, every, s)
         found["risk"] = mean_over_cells(wrong, decided, s)
@@ -120,7 +130,8 @@ def _decisions(
     values = figures(np.arange(len(results)))
     return {
         "validation": {name: asdict(point) for name, point in points.items()},
-        "band": checkpoint.uncertain and list(checkpoint.uncertain),
+        "band": band and list(band),
+        "serving": serving,
         "figures": {key: {"value": values[key], "interval": spread[key]} for key in values},
     }
 
@@ -141,6 +152,7 @@ def _table(results: list[Result], threshold: float, rounds: int, seed: int) -> d
         "intervals": intervals(
             labels, p_fake, groups, threshold=threshold, rounds=rounds, seed=seed
         ),
+        "ece_if_calibrated": ece_if_calibrated(p_fake, rounds=rounds, seed=seed),
         "confusion": confusion(labels, p_fake, threshold),
     }
 
@@ -151,9 +163,10 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         f"Checkpoint `{head['checkpoint'][:12]}` ({head['backbone']}, {head['image_size']} px), "
         f"{head['runtime']}, split `{head['split']}`, {report['photos']} photos, "
-        f"threshold {head['threshold']}, "
-        f"temperature {head['temperature']:.3f}. 95 % intervals: {head['rounds']} bootstrap "
-        "resamples of whole groups.",
+        f"temperature {head['temperature']:.3f}; labels and views at threshold "
+        f"{head['threshold']}, whatever serves. 95 % intervals: {head['rounds']} bootstrap "
+        "resamples of whole groups; beside the ECE, where 95 % would be if P(fake) were perfectly "
+        "calibrated.",
         "",
         "| source | real / fake | " + " | ".join(HEADINGS.values()) + " |",
         "|---|---|" + "---|" * len(HEADINGS),
@@ -163,7 +176,7 @@ def markdown(report: dict[str, Any]) -> str:
     overall = report["overall"]
     rows.append(("all together", overall, f"{overall['real']} / {overall['fake']}"))
     for name, table, counts in rows:
-        cells = [cell(table["scores"][key], table["intervals"][key]) for key in SCORES]
+        cells = [score_cell(table, key) for key in SCORES]
         lines.append(f"| {name} | {counts} | " + " | ".join(cells) + " |")
     lines += ["", "| source | real called real | real called fake | fake called real "]
     lines[-1] += "| fake called fake |"
@@ -207,7 +220,7 @@ def _decision_tables(decisions: dict[str, Any]) -> list[str]:
             "",
             f"Uncertain where P(fake) lies from {low:.3f} to {high:.3f}: {of('coverage')} of the "
             f"photos are outside, and of those {of('risk')} are judged wrongly; of all photos "
-            f"{of('risk_all')} are.",
+            f"{of('risk_all')} are, by the threshold that serves ({decisions['serving']:.3f}).",
         ]
     lines += [
         "",
@@ -255,6 +268,18 @@ def cell(value: float | None, interval: Sequence[float]) -> str:
         return "n/a"
     to = " to " if interval[0] < 0 else "-"
     return f"{value:.3f} ({interval[0]:.3f}{to}{interval[1]:.3f})"
+
+
+def score_cell(table: dict[str, Any], key: str) -> str:
+    """A score of an evaluation as a table shows it.
+
+    The ECE's bootstrap interval would lie above it, since resampling adds to what chance has added
+    already, so beside it stands the range of one that is perfectly calibrated.
+    """
+    if key == "ece":
+        low, high = table["ece_if_calibrated"]
+        return f"{table['scores'][key]:.3f} (chance: {low:.3f}-{high:.3f})"
+    return cell(table["scores"][key], table["intervals"][key])
 
 
 def plot(results: list[Result], path: Path) -> bool:

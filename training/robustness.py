@@ -26,7 +26,7 @@ from deepfake.images import decode
 from deepfake.pipeline import Photo, Pipeline
 from training.cli import check_numbers, keep_memory, parser, run
 from training.data import SPLITS, Sample, limited_per_cell, of_split, read_samples
-from training.evaluate import predictions
+from training.evaluate import folder_of, predictions
 from training.report import Result, columns, figure_cells, markdown_table, to_json
 from training.scores import auc_by_source, bootstrap
 
@@ -159,6 +159,17 @@ def figures(results: list[Result], threshold: float, rounds: int) -> dict[str, A
     }
 
 
+def same_answers(results: list[Result], plain: list[Result]) -> float:
+    """Share of the photos that got the same answer twice, in all of its views.
+
+    A crop ends where the photo does: of a face that fills it another margin changes nothing.
+    """
+    before = {r.sample.name: r.views for r in plain}
+    pairs = [(r.views, before.get(r.sample.name, ())) for r in results]
+    same = [len(a) == len(b) and np.allclose(a, b, rtol=0, atol=1e-6) for a, b in pairs]
+    return float(np.mean(same))
+
+
 def markdown(report: dict[str, Any]) -> str:
     """The report as a Markdown table: mean over sources, then AUC per source."""
     rows = report["treatments"]
@@ -179,7 +190,8 @@ def markdown(report: dict[str, Any]) -> str:
     for name, row in rows.items():
         means = figure_cells(row["mean"], ("roc_auc", "false_positive_rate", "recall"))
         aucs = [f"{row['sources']['roc_auc'].get(s, float('nan')):.3f}" for s in sources]
-        cells.append([name, *means, *aucs, str(row["unanswered"])])
+        title = f"{name} ({row['same']:.0%} of the crops are the same)" if "same" in row else name
+        cells.append([title, *means, *aucs, str(row["unanswered"])])
     return "\n".join(lines + markdown_table(head, cells)) + "\n"
 
 
@@ -188,7 +200,11 @@ def main() -> int:
     args.add_argument("--data", type=Path, default=Path("data"), help="data folder or manifest")
     args.add_argument("--split", choices=SPLITS, default="test", help="which split to measure")
     args.add_argument("--checkpoint", type=Path, default=Path("saved_model.pth"))
-    args.add_argument("--out", type=Path, default=Path("runs/robustness"), help="results' folder")
+    args.add_argument(
+        "--out",
+        type=Path,
+        help="results' folder; default: runs/robustness, of another split runs/robustness-SPLIT",
+    )
     args.add_argument(
         "--per-class", type=int, default=0, help="photos per source and class at random; 0: all"
     )
@@ -196,6 +212,7 @@ def main() -> int:
     args.add_argument("--rounds", type=int, default=500, help="bootstrap resamples")
     opt = args.parse_args()
     check_numbers(opt, above_zero=("rounds",), not_negative=("per_class",))
+    opt.out = opt.out or folder_of("robustness", opt.split)
     names = opt.only or [*TREATMENTS, *MARGINS]
     if unknown := [n for n in names if n not in TREATMENTS and n not in MARGINS]:
         raise DataError(
@@ -207,7 +224,7 @@ def main() -> int:
     samples = of_split(read_samples(opt.data), opt.split)
     samples = limited_per_cell(samples, opt.per_class, seed=0)
     pipelines: dict[float, Pipeline] = {}
-    rows = {}
+    rows, plain = {}, list[Result]()
     for number, name in enumerate(names, start=1):
         print(f"{name} ({number} of {len(names)})")
         margin = max(0.0, checkpoint.crop_margin + MARGINS.get(name, 0.0))
@@ -218,10 +235,15 @@ def main() -> int:
         photo = partial(treated, name=name if name in TREATMENTS else "as it is")
         results = predictions(path, key, pipelines[margin], samples, photo)
         rows[name] = figures(results, threshold, opt.rounds)
+        if name in MARGINS and plain:
+            rows[name]["same"] = same_answers(results, plain)
+        elif name == "as it is":
+            plain = results
     report = {
         "checkpoint": checkpoint.sha256,
         "runtime": next(iter(pipelines.values())).runtime.name,
         "split": opt.split,
+        "complete": not opt.per_class and not opt.only,
         "point": DEFAULT_POINT,
         "threshold": threshold,
         "treatments": rows,

@@ -23,22 +23,26 @@ SCORES = ("accuracy", "roc_auc", "precision", "recall", "f1", "ap", "eer", "ece"
 
 
 def scores(labels: Ints, p_fake: Floats, threshold: float = 0.5) -> dict[str, float]:
-    """All of ``SCORES``; those that need both classes are NaN when one is missing."""
+    """All of ``SCORES``; NaN those that say nothing without the class that is missing."""
     predicted = (p_fake > threshold).astype(np.int64)
-    both = len(np.unique(labels)) == 2
+    fakes = int(labels.sum())
     true_positive = int(((predicted == 1) & (labels == 1)).sum())
-    precision = true_positive / max(1, int(predicted.sum()))
-    recall = true_positive / max(1, int(labels.sum()))
-    return {
+    found = dict.fromkeys(SCORES, float("nan")) | {
         "accuracy": float((predicted == labels).mean()),
-        "roc_auc": float(metrics.roc_auc_score(labels, p_fake)) if both else float("nan"),
-        "precision": precision,
-        "recall": recall,
-        "f1": 2 * precision * recall / max(precision + recall, 1e-12),
-        "ap": float(metrics.average_precision_score(labels, p_fake)) if both else float("nan"),
-        "eer": equal_error_rate(labels, p_fake) if both else float("nan"),
         "ece": expected_calibration_error(labels, p_fake),
     }
+    if fakes:
+        found["recall"] = recall = true_positive / fakes
+    if 0 < fakes < len(labels):
+        precision = true_positive / max(1, int(predicted.sum()))
+        found |= {
+            "roc_auc": float(metrics.roc_auc_score(labels, p_fake)),
+            "precision": precision,
+            "f1": 2 * precision * recall / max(precision + recall, 1e-12),
+            "ap": float(metrics.average_precision_score(labels, p_fake)),
+            "eer": equal_error_rate(labels, p_fake),
+        }
+    return found
 
 
 def confusion(labels: Ints, p_fake: Floats, threshold: float = 0.5) -> list[list[int]]:
@@ -69,18 +73,40 @@ def expected_calibration_error(labels: Ints, p_fake: Floats, bins: int = 15) -> 
     return float(total / len(labels))
 
 
+def ece_if_calibrated(
+    p_fake: Floats, sources: Sequence[str] | None = None, *, rounds: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Where 95 % of the ECEs would lie if these probabilities were perfectly calibrated.
+
+    The ECE of few photos is above 0 by chance alone; one in here is no sign of miscalibration.
+    Labels are drawn from the probabilities ("consistency resampling", Bröcker & Smith 2007).
+
+    Args:
+        sources: with them, of the mean over sources.
+    """
+    rng = np.random.default_rng(seed)
+    names = np.asarray(sources if sources is not None else ["all"] * len(p_fake))
+    parts = [p_fake[names == name] for name in np.unique(names)]
+    drawn = [
+        np.mean(
+            [expected_calibration_error((rng.random(len(p)) < p).astype(int), p) for p in parts]
+        )
+        for _ in range(rounds)
+    ]
+    return _interval(np.array(drawn))
+
+
 def mean_over_sources(
     labels: Ints, p_fake: Floats, sources: Sequence[str], threshold: float = 0.5
 ) -> dict[str, float]:
-    """Every score per source, then their plain mean (sources with one class are skipped)."""
+    """Every score per source, then their plain mean; of all photos where no source has it."""
     names = np.asarray(sources)
     chosen = [names == name for name in sorted(set(sources))]
-    rows = [
-        scores(labels[c], p_fake[c], threshold) for c in chosen if len(np.unique(labels[c])) == 2
-    ]
-    if not rows:
-        return scores(labels, p_fake, threshold)
-    return {key: float(np.mean([row[key] for row in rows])) for key in SCORES}
+    rows = [scores(labels[c], p_fake[c], threshold) for c in chosen]
+    found = {key: np.array([row[key] for row in rows]) for key in SCORES}
+    known = {key: v[~np.isnan(v)] for key, v in found.items()}
+    whole = scores(labels, p_fake, threshold)
+    return {key: float(v.mean()) if len(v) else whole[key] for key, v in known.items()}
 
 
 def auc_by_source(labels: Ints, p_fake: Floats, sources: Sequence[str]) -> dict[str, float]:

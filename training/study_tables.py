@@ -202,5 +202,9 @@ def _leave_one_out_table(
 
 
 def _options(study: dict[str, Any]) -> str:
-    options = " ".join(study["options"])
+    given = list(study["options"])
+    if study.get("seeds") and "--seed" in given:  # each run had one of those instead
+        at = given.index("--seed")
+        del given[at : at + 2]
+    options = " ".join(given)
     return f"Options of every run: `{options}`; measured on crops of the validation split."

@@ -92,6 +92,12 @@ class Checkpoint:
         known = ", ".join(sorted({BALANCED, *self.operating_points}))
         raise CheckpointError(f"The checkpoint has no operating point {name!r}, only {known}.")
 
+    def band(self, name: str = DEFAULT_POINT) -> tuple[float, float] | None:
+        """What is uncertain at that operating point: ``uncertain``, widened to its threshold."""
+        threshold = self.point(name).threshold
+        low, high = self.uncertain or (threshold, threshold)
+        return (min(low, threshold), max(high, threshold)) if self.uncertain else None
+
 
 def save(path: Path, checkpoint: Checkpoint, *, half: bool = True) -> None:
     """Write a checkpoint, in one step: a kill leaves the old file or the new one.

@@ -83,8 +83,7 @@ class Pipeline:
     ) -> None:
         self.checkpoint = checkpoint
         self.point = checkpoint.point(point)
-        band, threshold = checkpoint.uncertain, self.point.threshold  # which may lie outside
-        self.band = band and (min(band[0], threshold), max(band[1], threshold))
+        self.band = checkpoint.band(point)
         self.model = checkpoint.model
         self.runtime = make_runtime(
             self.model, torch.device(device), runtime, checkpoint.temperature

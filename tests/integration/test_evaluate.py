@@ -18,7 +18,7 @@ from deepfake.checkpoint import Checkpoint, save
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from deepfake.views import VIEWS
-from tests.integration.conftest import CHECKPOINT, Command, program, table
+from tests.integration.conftest import CHECKPOINT, Command, copy_manifest, program, table
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,7 @@ def test_figures_agree_with_the_predictions(evaluated: Path) -> None:
         if name == "fakes":  # one class: there is no curve
             assert found["roc_auc"] is found["eer"] is None
             assert section["intervals"]["roc_auc"] == [None, None]
+            assert found["accuracy"] == found["recall"]
             continue
         assert found["roc_auc"] == pytest.approx(metrics.roc_auc_score(labels, p_fake))
         assert found["ap"] == pytest.approx(metrics.average_precision_score(labels, p_fake))
@@ -90,7 +91,10 @@ def test_figures_agree_with_the_predictions(evaluated: Path) -> None:
         assert section["confusion"] == table_.tolist()
         for low, high in section["intervals"].values():
             assert 0 <= low <= high <= 1
-    assert report["mean_over_sources"]["scores"] == report["sources"]["mixed"]["scores"]
+    mean, of = report["mean_over_sources"]["scores"], report["sources"]
+    assert mean["roc_auc"] == of["mixed"]["scores"]["roc_auc"]
+    both = [of[name]["scores"]["recall"] for name in ("mixed", "fakes")]
+    assert mean["recall"] == pytest.approx(sum(both) / 2)
     assert report["photos"] == 12
     assert report["unanswered"] == {"mixed": {"no_face": 1}, "fakes": {"bad_data": 1}}
     assert report["run"]["checkpoint"] == Pipeline.from_file(CHECKPOINT).checkpoint.sha256
@@ -124,7 +128,7 @@ def test_an_evaluation_that_was_cut_off_goes_on(
     out = shutil.copytree(evaluated, tmp_path / "out")
     lines = (out / "predictions.csv").read_text().splitlines(keepends=True)
     first = lines[2].split(",")
-    lines[2] = ",".join([*first[:3], "0.125", "0.25", "0.5", first[6]])
+    lines[2] = ",".join([*first[:4], "0.125", "0.25", "0.5", first[7]])
     (out / "predictions.csv").write_text("".join(lines[:-3]))
     status, _, _ = command("training.evaluate", "--data", labelled, "--out", out, "--rounds", 30)
     assert status == 0
@@ -154,3 +158,39 @@ def test_another_checkpoint_is_measured_anew(
         for old, new in zip(before, after, strict=True)
         if not old["error"]
     )
+
+
+def test_what_passes_or_has_changed_is_asked_again(
+    command: Command, labelled: Path, tmp_path: Path
+) -> None:
+    """A photo that was missing is there now, another has other bytes; the rest is as it was."""
+    data, out = shutil.copytree(labelled, tmp_path / "data"), tmp_path / "out"
+    options = ("--data", data, "--out", out, "--rounds", 5)
+    assert command("training.evaluate", *options)[0] == 0
+    before = {row["path"]: row for row in predictions_of(out)}
+    for name in ("missing.png", "real-1.png"):
+        shutil.copy(data / "real-0.png", data / name)
+    assert command("training.evaluate", *options, "--limit", 2)[0] == 0
+    assert command("training.evaluate", *options)[0] == 0
+    after = predictions_of(out)
+    assert len(after) == len(before)
+    for row in after:
+        if row["path"] in ("missing.png", "real-1.png"):
+            assert p_fake_of(row) == pytest.approx(p_fake_of(before["real-0.png"]), abs=1e-4)
+        else:
+            assert row == before[row["path"]]
+
+
+def test_another_split_does_not_replace_the_test_results(
+    command: Command, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_split(row: dict[str, str]) -> dict[str, str]:
+        return {"split": "val", "path": str(labelled / row["path"])}
+
+    data = copy_manifest(labelled, tmp_path / "val", other_split)
+    monkeypatch.chdir(tmp_path)
+    options = ("--checkpoint", CHECKPOINT, "--rounds", 5)
+    for folder, split in ((labelled, "test"), (data, "val")):
+        assert command("training.evaluate", "--data", folder, "--split", split, *options)[0] == 0
+    for name, split in (("evaluation", "test"), ("evaluation-val", "val")):
+        assert report_of(tmp_path / "runs" / name)["run"]["split"] == split

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -39,9 +40,10 @@ def measured(options: list[object], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def answers(out: Path, treatment: str) -> list[list[str]]:
-    """Path, source, label, P(fake) of three views, and error of each photo."""
-    path = out / f"{treatment.replace(' ', '-')}.csv"
-    return [line.split(",") for line in path.read_text().splitlines()[2:]]
+    """Path, source, label, P(fake) of three views, and error of each photo, by path."""
+    with (out / f"{treatment.replace(' ', '-')}.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[2:]
+    return sorted([*row[:3], *row[4:]] for row in rows)
 
 
 def test_every_treatment_has_its_row_in_the_table(measured: Path) -> None:
@@ -69,20 +71,19 @@ def test_a_run_that_was_cut_off_goes_on(
     """What is there is taken as it is: one answer is changed, to tell."""
     out = shutil.copytree(measured, tmp_path / "out")
     path = out / "JPEG-quality-50.csv"
-    lines = path.read_text().splitlines(keepends=True)
-    first = next(i for i in range(2, 9) if lines[i].endswith(",\n"))  # with an answer
-    changed = ",".join([*lines[first].split(",")[:3], "0.25", "0.25", "0.25", "\n"])
-    path.write_text("".join([*lines[:first], changed, *lines[first + 1 : -2]]))
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    changed = next(row for row in rows[2:] if row[-1] == "")  # with an answer
+    changed[4:7] = ["0.25"] * 3
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows[:-2])
 
     assert command("training.robustness", "--out", out, *options)[0] == 0
     before, after = answers(measured, "JPEG quality 50"), answers(out, "JPEG quality 50")
-    assert after[first - 2][3:6] == ["0.25"] * 3
-    for i, (old, new) in enumerate(zip(before, after, strict=True)):
-        if i != first - 2:
-            assert (new[:3], new[6]) == (old[:3], old[6])
-            assert [float(p or -1) for p in new[3:6]] == pytest.approx(
-                [float(p or -1) for p in old[3:6]], abs=1e-4
-            )
+    for old, new in zip(before, after, strict=True):
+        assert (new[:3], new[6]) == (old[:3], old[6])
+        views = [0.25] * 3 if new[0] == changed[0] else [float(p or -1) for p in old[3:6]]
+        assert [float(p or -1) for p in new[3:6]] == pytest.approx(views, abs=1e-4)
     assert answers(out, "as it is") == answers(measured, "as it is")
     rows = json.loads((out / "robustness.json").read_text())["treatments"]
     known = json.loads((measured / "robustness.json").read_text())["treatments"]

@@ -68,6 +68,19 @@ def test_what_was_found_of_other_data_is_not_claimed_for_these(
     assert set(take_over(runs, tmp_path / "kept", SHA)) == {"evaluation"}
 
 
+@pytest.mark.parametrize("change", [{"split": "val"}, {"complete": False}])
+def test_a_table_of_other_photos_does_not_replace_the_whole_one(
+    runs: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """As --split val, --only or --per-class leave it in the same folder."""
+    evaluation = {"run": {"checkpoint": SHA, "split": "test"}, "sources": {}}
+    put(runs / "evaluation/evaluation.json", evaluation)
+    whole = {"checkpoint": SHA, "split": "test", "complete": True}
+    put(tmp_path / "kept" / "robustness.json", whole)
+    put(runs / "robustness/robustness.json", whole | change)
+    assert take_over(runs, tmp_path / "kept", SHA)["robustness"] == whole
+
+
 def test_what_was_kept_stays_when_the_runs_are_gone(runs: Path, tmp_path: Path) -> None:
     before = take_over(runs, tmp_path / "kept", SHA)
     assert take_over(tmp_path / "nothing", tmp_path / "kept", SHA) == before

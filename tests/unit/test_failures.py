@@ -15,7 +15,7 @@ def answer(
 ) -> Answer:
     """The answer about a photo of one colour, at the threshold 0.5; None: no face."""
     image = Image.new("RGB", (60, 60), colour)
-    case = Case(photo, made, label, image)
+    case = Case(photo, made, label)
     if p_fake is None:
         return Answer(case, None)
     said = "Fake" if p_fake > 0.5 else "Real"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from deepfake.checkpoint import Checkpoint, OperatingPoint
+from deepfake.checkpoint import DEFAULT_POINT, Checkpoint, OperatingPoint
 from deepfake.errors import DataError
 from training.data import Sample
 from training.report import Result, cell, markdown, plot, summarise, to_json
@@ -99,9 +99,12 @@ def test_what_is_not_known_says_so(text: str) -> None:
     assert "nan" not in text
 
 
-def test_the_mean_leaves_out_what_has_one_class(text: str) -> None:
-    mean = cells(text, "**mean over sources**")[0]
-    assert mean[2].startswith("0.571 (")
+def test_the_mean_is_of_what_stands_above_it(text: str) -> None:
+    titles = cells(text, "source")[0]
+    mean = dict(zip(titles, cells(text, "**mean over sources**")[0], strict=True))
+    assert mean["accuracy"].startswith(f"{(4 / 7 + 1 / 2) / 2:.3f} (")
+    assert mean["recall"].startswith(f"{(1 / 3 + 1 / 2) / 2:.3f} (")
+    assert mean["precision"].startswith("0.500 (")  # of the other there is none
     assert cells(text, "all together")[0][2].startswith(f"{5 / 9:.3f} (")
 
 
@@ -147,11 +150,14 @@ def test_operating_points_stand_beside_what_they_promised(text: str) -> None:
 
 
 def test_scores_at_each_operating_point_stand_under_their_headings(text: str) -> None:
-    """Source a, the only one with both classes: above 0.85 lies one fake of three, no real."""
+    """Above 0.85 lies one fake of five, no real; precision is of source a alone."""
     assert cells(text, "operating point")[0][-3:] == ["accuracy", "precision", "F1"]
     (balanced,), (fpr5,) = cells(text, "balanced"), cells(text, "fpr5")
-    assert [cell.split(" ")[0] for cell in balanced[-3:]] == [f"{4 / 7:.3f}", "0.500", "0.400"]
-    assert [cell.split(" ")[0] for cell in fpr5[-3:]] == [f"{5 / 7:.3f}", "1.000", "0.500"]
+    balanced_accuracy, fpr5_accuracy = (4 / 7 + 1 / 2) / 2, (5 / 7 + 0) / 2
+    assert [cell.split(" ")[0] for cell in balanced[-3:]] == [
+        f"{balanced_accuracy:.3f}", "0.500", "0.400",
+    ]  # fmt: skip
+    assert [cell.split(" ")[0] for cell in fpr5[-3:]] == [f"{fpr5_accuracy:.3f}", "1.000", "0.500"]
 
 
 def test_what_the_uncertain_band_spares_is_counted(text: str) -> None:
@@ -160,6 +166,16 @@ def test_what_the_uncertain_band_spares_is_counted(text: str) -> None:
     assert "from 0.400 to 0.600" in line
     for share in ((6 / 7 + 1) / 2, (2 / 6 + 1 / 2) / 2, (3 / 7 + 1 / 2) / 2):
         assert f" {share:.3f} (" in line
+
+
+def test_the_band_is_the_one_that_serves(results: list[Result], checkpoint: Checkpoint) -> None:
+    """It holds the threshold, which calibration may put outside of what it found uncertain."""
+    points = dict(checkpoint.operating_points) | {DEFAULT_POINT: OperatingPoint(0.75)}
+    decisions = summarise(results, replace(checkpoint, operating_points=points), 5, 0)["decisions"]
+    assert decisions["band"] == [0.4, 0.75]
+    # Outside of it two of four reals are left of source a, all called real, and two of three fakes.
+    assert decisions["figures"]["coverage"]["value"] == pytest.approx((6 / 7 + 1 / 2) / 2)
+    assert decisions["figures"]["risk_all"]["value"] == pytest.approx((3 / 7 + 1) / 2)
 
 
 def test_three_views_are_set_against_one(results: list[Result], checkpoint: Checkpoint) -> None:

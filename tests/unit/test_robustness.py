@@ -12,7 +12,7 @@ from PIL import Image
 from deepfake.errors import BrokenImage, DataError
 from training.data import Sample, limited_per_cell
 from training.report import Result
-from training.robustness import TREATMENTS, figures, markdown, treated
+from training.robustness import TREATMENTS, figures, markdown, same_answers, treated
 
 
 def values(image: Image.Image) -> np.ndarray:
@@ -126,3 +126,20 @@ def test_as_many_are_taken_of_each_source_and_class() -> None:
     assert counts == [6, 4, 6]
     assert kept == limited_per_cell(samples, 6, seed=0) != limited_per_cell(samples, 6, seed=1)
     assert limited_per_cell(samples, 0, seed=0) == samples
+
+
+def test_how_many_crops_another_margin_leaves_as_they_are() -> None:
+    def answer(name: str, *views: float) -> Result:
+        return Result(
+            Sample(Path(name), name, 0, "a", group=name), views, "" if views else "no_face"
+        )
+
+    plain = [answer("a", 0.1, 0.2, 0.3), answer("b", 0.4, 0.5, 0.6), answer("c"), answer("d", 0.1)]
+    wider = [answer("a", 0.1, 0.2, 0.3), answer("b", 0.4, 0.5, 0.7), answer("c"), answer("d")]
+    assert same_answers(wider, plain) == 0.5
+    row = figures([answer("a", 0.1, 0.2, 0.3)], 0.5, rounds=5)
+    about = {"checkpoint": "ab" * 32, "runtime": "some", "split": "test", "point": "p"}
+    treatments = {"crop margin +0.2": row | {"same": 0.5}, "blur 1 px": row}
+    text = markdown(about | {"threshold": 0.5, "treatments": treatments})
+    assert "| crop margin +0.2 (50% of the crops are the same) |" in text
+    assert "| blur 1 px |" in text

@@ -12,6 +12,7 @@ from training.scores import (
     SCORES,
     auc_by_source,
     confusion,
+    ece_if_calibrated,
     equal_error_rate,
     expected_calibration_error,
     fit_calibration,
@@ -61,7 +62,8 @@ def test_scores_of_a_detector_that_never_says_fake() -> None:
 @pytest.mark.parametrize("label", [0, 1])
 def test_with_one_class_only_what_needs_both_is_unknown(label: int) -> None:
     ours = scores(np.full(3, label), np.array([0.2, 0.6, 0.7]))
-    assert {key for key in SCORES if np.isnan(ours[key])} == {"roc_auc", "ap", "eer"}
+    unknown = {"roc_auc", "precision", "f1", "ap", "eer"} | (set() if label else {"recall"})
+    assert {key for key in SCORES if np.isnan(ours[key])} == unknown
     assert ours["accuracy"] == pytest.approx(2 / 3 if label else 1 / 3)
 
 
@@ -142,19 +144,48 @@ def test_mean_over_sources_gives_each_source_the_same_weight() -> None:
     assert mean["roc_auc"] != pytest.approx(scores(labels, p_fake)["roc_auc"])
 
 
-def test_sources_with_one_class_are_left_out_of_the_mean() -> None:
-    labels, p_fake = drawn(60)
-    sources = np.where(np.arange(60) < 40, "both", "reals")
-    labels[40:] = 0
-    assert mean_over_sources(labels, p_fake, sources.tolist()) == pytest.approx(
-        scores(labels[:40], p_fake[:40])
+def test_a_source_of_one_class_counts_where_it_says_something() -> None:
+    """Else a source of fakes that are all missed would leave recall and accuracy as they were."""
+    labels, p_fake = drawn(40)
+    both, missed = scores(labels, p_fake), np.full(20, 0.1)
+    labels = np.concatenate([labels, np.ones(20, dtype=np.int64)])
+    mean = mean_over_sources(
+        labels, np.concatenate([p_fake, missed]), ["both"] * 40 + ["fake"] * 20
     )
+    for key in ("accuracy", "recall"):
+        assert mean[key] == pytest.approx(both[key] / 2)
+    for key in ("roc_auc", "precision", "f1", "ap", "eer"):
+        assert mean[key] == both[key]
 
 
-def test_where_no_source_has_both_classes_all_are_taken_together() -> None:
+def test_what_no_source_has_is_of_all_together() -> None:
     labels, p_fake = drawn(60)
-    sources = [f"of class {label}" for label in labels]
-    assert mean_over_sources(labels, p_fake, sources) == pytest.approx(scores(labels, p_fake))
+    mean = mean_over_sources(labels, p_fake, [f"of class {label}" for label in labels])
+    whole = scores(labels, p_fake)
+    for key in ("roc_auc", "precision", "f1", "ap", "eer"):
+        assert mean[key] == pytest.approx(whole[key])
+    assert mean["recall"] == whole["recall"]  # only one of the two has any
+
+
+@pytest.mark.parametrize("sources", [None, ["a"] * 100 + ["b"] * 300])
+def test_chance_alone_makes_a_calibration_error(sources: list[str] | None) -> None:
+    """The range holds the ECE of honest answers, which is above 0, not that of boastful ones."""
+    rng = np.random.default_rng(0)
+    p_fake = rng.uniform(0.2, 0.8, 400)
+    low, high = ece_if_calibrated(p_fake, sources, rounds=200)
+    assert 0.01 < low < high < 0.15
+
+    def error(p: Floats) -> float:
+        if sources is None:
+            return expected_calibration_error(labels, p)
+        return mean_over_sources(labels, p, sources)["ece"]
+
+    inside = 0
+    for _ in range(40):
+        labels = (rng.random(400) < p_fake).astype(np.int64)
+        inside += low <= error(p_fake) <= high
+        assert error(np.where(p_fake > 0.5, 0.95, 0.05)) > high
+    assert inside >= 34
 
 
 def test_auc_by_source_names_every_source_that_has_both_classes() -> None:
