@@ -69,7 +69,7 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-PATIENCE = 10.0  # seconds for a worker that cannot be loaded to say why, in one of its attempts
+PATIENCE = 30.0  # seconds for a worker that cannot be loaded to say why, in one of its attempts
 
 
 class State(enum.Enum):

@@ -88,8 +88,9 @@ class Tokens(requests.auth.AuthBase):
         """A token other than the one that was refused, or None."""
         with self._lock:  # of several threads one renews, and the others find its token
             keys = self._read()
-            if _key(keys, kind) != used and not _expired(keys.get(kind)):
-                return _key(keys, kind)
+            fresh = _key(keys, kind)
+            if fresh not in (None, used) and not _expired(keys.get(kind)):
+                return fresh
             if "API" in keys:
                 self._renew(kind, keys)
                 return _key(self._read(), kind)
@@ -109,7 +110,7 @@ class Tokens(requests.auth.AuthBase):
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             token = _key(self._read(), kind)
-            if token != used:
+            if token not in (None, used):  # None: it is being written
                 return token
             time.sleep(0.05)
         return None

@@ -49,9 +49,10 @@ class DeepfakeHandler:
         try:
             self._load(context)
         except Exception as error:
-            # Said now: TorchServe kills a worker that has closed its socket, which it does before
-            # it prints what it died of.
+            # Said now, and with time to be read: TorchServe kills a worker that has closed its
+            # socket, which it does before it prints what it died of, and reads no more of it.
             log.error("%s: %s", type(error).__name__, error)
+            time.sleep(0.5)
             raise
 
     def _load(self, context: Any) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
 
+from deploy.torchserve import TorchServe
 from frontend.app import DEFAULTS
 from tests.deploy.files import DEPLOY, ROOT, exported, instruction, load, load_all, selected
 
@@ -192,7 +195,9 @@ def test_a_worker_may_take_its_time_before_the_container_is_started_anew() -> No
 def test_a_pod_finishes_its_requests_before_it_ends(name: str) -> None:
     command = container(name)["lifecycle"]["preStop"]["exec"]["command"]
     assert command[0] == "sleep"
-    work = {"torchserve": 20, "page": 65}[name]  # Java's stop; gunicorn's --graceful-timeout
+    java = inspect.signature(TorchServe.stop).parameters["patience"].default
+    gunicorn = re.search(r'"--graceful-timeout", "(\d+)"', instruction("frontend", "CMD"))[1]
+    work = {"torchserve": java, "page": int(gunicorn)}[name]
     assert pod(name)["terminationGracePeriodSeconds"] >= int(command[1]) + work
     update = find("Deployment", name)["spec"]["strategy"]["rollingUpdate"]
     assert update == {"maxSurge": 1, "maxUnavailable": 0}

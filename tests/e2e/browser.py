@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from frontend.text import load
 from tests.conftest import FIXTURES, ROOT
@@ -27,6 +27,19 @@ def results(page: Page) -> Locator:
 
 def settled(page: Page, count: int) -> None:
     expect(results(page)).to_have_count(count, timeout=60_000)
+
+
+def wait_for(page: Page, held: list[Route], count: int) -> None:
+    """Until so many requests are held back, and no more of them.
+
+    What the page shows of a request may be there before it is on its way.
+    """
+    for _ in range(600):
+        if len(held) >= count:
+            break
+        page.wait_for_timeout(50)
+    page.wait_for_timeout(300)  # for one too many
+    assert len(held) == count
 
 
 def shoot(page: Page, name: str) -> None:

@@ -35,9 +35,13 @@ def test_photos_whose_worker_is_killed_are_judged_by_the_next_one(service: Servi
         asking = [pool.submit(ask, number) for number in range(8)]
         time.sleep(1)
         os.kill(old, signal.SIGKILL)
-        while ready():  # it says so while nobody can judge a photo
-            time.sleep(0.05)
-        killed.set()
+        try:
+            deadline = time.monotonic() + 60
+            while ready():  # it says so while nobody can judge a photo
+                assert time.monotonic() < deadline, "it never said that it was not ready"
+                time.sleep(0.05)
+        finally:
+            killed.set()
         assert requests.get(f"{service.page}/healthz", timeout=10).ok
         answers = [status for one in asking for status in one.result()]
     assert len(answers) > 8

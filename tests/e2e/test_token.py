@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -41,7 +42,11 @@ def key_file(service: Service) -> Path:
 
 
 def keys(service: Service) -> dict[str, dict[str, str]]:
-    return json.loads(key_file(service).read_text())
+    for _ in range(100):  # TorchServe writes it in place: it may be half there
+        with contextlib.suppress(ValueError):
+            return json.loads(key_file(service).read_text())
+        time.sleep(0.02)
+    pytest.fail("the key file is never whole")
 
 
 def ask(service: Service, token: str | None) -> requests.Response:
@@ -153,6 +158,7 @@ def test_a_page_elsewhere_gets_by_with_the_file_that_is_handed_on(
         }
     ).test_client()
     assert page.post("/api/detect", data=PHOTO).status_code == 200
+    monkeypatch.setattr("frontend.tokens.PATIENCE", 20)
     until_expired(guarded, "inference")
     check = threading.Timer(0.5, ready.hand_on_token, (port,))  # the next health check
     check.start()

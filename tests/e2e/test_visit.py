@@ -10,7 +10,18 @@ from pathlib import Path
 from playwright.sync_api import Route, expect
 
 from tests.conftest import ASTRONAUT, FAKES
-from tests.e2e.browser import FAKE, SHOTS, WORDS, Open, accessible, choose, results, settled, shoot
+from tests.e2e.browser import (
+    FAKE,
+    SHOTS,
+    WORDS,
+    Open,
+    accessible,
+    choose,
+    results,
+    settled,
+    shoot,
+    wait_for,
+)
 
 
 def test_a_photo_is_examined_at_once_and_its_evidence_opened(open_page: Open) -> None:
@@ -28,7 +39,7 @@ def test_a_photo_is_examined_at_once_and_its_evidence_opened(open_page: Open) ->
     page.locator(".heat summary").click()
     heat = page.locator(".heat img")
     expect(heat).to_be_visible()
-    assert heat.evaluate("image => image.naturalWidth") == 320
+    expect(heat).to_have_js_property("naturalWidth", 320)
     expect(page.get_by_text("no proof of what was changed")).to_be_visible()
     shoot(page, "result")
     accessible(page)
@@ -62,7 +73,7 @@ def test_uploads_show_their_progress_and_only_a_few_go_at_once(open_page: Open) 
     bars = page.get_by_role("progressbar")
     expect(bars).to_have_count(6)
     expect(bars.first).to_have_accessible_name("Progress of " + FAKES[0].name)
-    assert len(held) == 3
+    wait_for(page, held, 3)
     shoot(page, "waiting")
     accessible(page)
     sent = list(held)

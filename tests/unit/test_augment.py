@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import numpy as np
 import pytest
 import torch
@@ -52,11 +50,6 @@ def test_the_crop_itself_is_left_as_it_is(crop: Image.Image) -> None:
     for seed in range(20):
         draw(crop, seed)
     assert crop.tobytes() == before
-
-
-def test_both_classes_are_treated_alike() -> None:
-    """What a picture is labelled is not even known here."""
-    assert list(inspect.signature(augment).parameters) == ["crop", "size", "rng", "light"]
 
 
 def test_lightly_augmented_crops_keep_their_finest_detail() -> None:

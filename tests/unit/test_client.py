@@ -134,15 +134,15 @@ def test_retry_after_is_honoured_within_reason(
 def test_a_second_try_never_exceeds_the_time_limit(serve: Serve) -> None:
     server = serve((503, {}, {"Retry-After": "4"}))
     started = time.monotonic()
-    assert ask(client(server, timeout=1)) == "backend_busy"
-    assert time.monotonic() - started < 3
+    assert ask(client(server, timeout=3)) == "backend_busy"
+    assert time.monotonic() - started < 6
     assert len(server.asked) == 1
 
 
 def test_after_a_worker_died_its_photos_are_tried_one_at_a_time(serve: Serve) -> None:
     """One of them may have killed it, and would take the others of its batch along again."""
     server = serve(*[DIED] * 5)
-    server.seconds = 0.05
+    server.seconds = 0.5  # all five are there before the first is answered
     shared, answers = client(server), []
     threads = [threading.Thread(target=lambda: answers.append(ask(shared))) for _ in range(5)]
     for thread in threads:

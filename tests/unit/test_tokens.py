@@ -6,6 +6,7 @@ tests/e2e/test_token.py asks the real one.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -65,9 +66,18 @@ def test_the_token_of_a_plain_file(server: Guarded, tmp_path: Path) -> None:
 def test_a_token_that_changes_in_the_meantime_is_waited_for(
     server: Guarded, tmp_path: Path
 ) -> None:
+    """For a while the file is empty, as it is for whoever reads it while it is written."""
     file = tmp_path / "token"
     file.write_text("t0", encoding="utf-8")
-    writer = threading.Timer(0.3, file.write_text, ("t1",))
+
+    def change() -> None:
+        while not server.shown:
+            time.sleep(0.01)
+        file.write_text("", encoding="utf-8")
+        time.sleep(0.2)
+        file.write_text("t1", encoding="utf-8")
+
+    writer = threading.Thread(target=change)
     writer.start()
     assert ask(server, file) == 200
     writer.join()
