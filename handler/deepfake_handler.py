@@ -22,7 +22,7 @@ import torch
 
 from deepfake.checkpoint import DEFAULT_POINT, verify
 from deepfake.errors import BadBase64, BadRequest, DeepfakeError, EmptyInput
-from deepfake.pipeline import Pipeline
+from deepfake.pipeline import Pipeline, fault
 from deepfake.verdict import Verdict
 
 CROPS_HEADER = "x-crops"
@@ -31,6 +31,7 @@ ID_HEADER = "x-request-id"
 # It keeps names that differ in case apart, so this spelling is its own.
 EXPLAIN_HEADER = "explain"
 IMAGE_FIELDS = ("data", "body", "image")  # "body" is what TorchServe calls a raw request body
+SPACE = b" \t\r\n\f\v"  # which base64 may be wrapped with
 HISTOGRAM = {
     "decode": "deepfake_decode_seconds",
     "detect": "deepfake_detect_seconds",
@@ -93,15 +94,17 @@ class DeepfakeHandler:
             self._explained(context, answer) if explain else answer
             for answer, (*_, explain) in zip(answers, asked, strict=True)
         ]
-        bodies = [
-            self._body(context, i, answer, crops, not explain)
-            for i, (answer, (_, crops, explain)) in enumerate(zip(answers, asked, strict=True))
+        written = [
+            self._written(answer, crops)
+            for answer, (_, crops, _) in zip(answers, asked, strict=True)
         ]
         seconds = time.perf_counter() - started
-        for i, answer in enumerate(answers):
+        for i, ((answer, _), (_, _, explain)) in enumerate(zip(written, asked, strict=True)):
+            _set_headers(context, i, answer)
+            _measure(context, answer, verdicts=not explain)
             _observe(context, "deepfake_request_seconds", seconds)
             _log_request(context, i, answer, seconds, len(answers))
-        return bodies
+        return [document for _, document in written]
 
     def _explained(self, context: Any, answer: Verdict | DeepfakeError) -> Verdict | DeepfakeError:
         if isinstance(answer, DeepfakeError):
@@ -111,27 +114,34 @@ class DeepfakeHandler:
         _observe(context, "deepfake_explain_seconds", time.perf_counter() - started)
         return answer
 
-    def _body(
-        self,
-        context: Any,
-        index: int,
-        answer: Verdict | DeepfakeError,
-        crops: bool,
-        counts: bool,
-    ) -> str:
-        """``counts``: explanations do not, being about photos that have been counted already."""
-        context.set_response_content_type(index, "application/json")
-        context.set_response_header(index, "Cache-Control", "no-store")
-        if isinstance(answer, DeepfakeError):
-            phrase = HTTPStatus(answer.status).phrase
-            context.set_response_status(answer.status, phrase, index)
-            _count(context, "deepfake_errors_total", answer.code)
-            return json.dumps(answer.to_json())
-        if counts:
-            _count(context, "deepfake_verdicts_total", answer.worst.verdict)
-            _observe(context, "deepfake_faces_per_image", answer.faces_found)
-            _observe(context, "deepfake_fake_probability", answer.worst.fake_probability)
-        return json.dumps(answer.to_json(crops) | {"model": self.model})
+    def _written(
+        self, answer: Verdict | DeepfakeError, crops: bool
+    ) -> tuple[Verdict | DeepfakeError, str]:
+        """An answer and its JSON; where it cannot be written, the error that this means."""
+        try:
+            if isinstance(answer, DeepfakeError):
+                return answer, json.dumps(answer.to_json())
+            return answer, json.dumps(answer.to_json(crops) | {"model": self.model})
+        except Exception as error:
+            failed = fault(error)
+            return failed, json.dumps(failed.to_json())
+
+
+def _set_headers(context: Any, index: int, answer: Verdict | DeepfakeError) -> None:
+    context.set_response_content_type(index, "application/json")
+    context.set_response_header(index, "Cache-Control", "no-store")
+    if isinstance(answer, DeepfakeError):
+        context.set_response_status(answer.status, HTTPStatus(answer.status).phrase, index)
+
+
+def _measure(context: Any, answer: Verdict | DeepfakeError, verdicts: bool) -> None:
+    """``verdicts``: not those of explanations, which are of photos that were counted already."""
+    if isinstance(answer, DeepfakeError):
+        _count(context, "deepfake_errors_total", answer.code)
+    elif verdicts:
+        _count(context, "deepfake_verdicts_total", answer.worst.verdict)
+        _observe(context, "deepfake_faces_per_image", answer.faces_found)
+        _observe(context, "deepfake_fake_probability", answer.worst.fake_probability)
 
 
 def _log_request(
@@ -181,6 +191,8 @@ def _read(row: dict[str, Any], headers: dict[str, Any]) -> Asked:
         return photo, crops, headers.get(EXPLAIN_HEADER) == "True"
     except DeepfakeError as error:
         return error, False, False
+    except Exception as error:  # no memory for its base64, say: the others have theirs
+        return fault(error), False, False
 
 
 def _photo(row: dict[str, Any], headers: dict[str, Any]) -> bytes:
@@ -207,7 +219,7 @@ def _from_json(body: dict[str, Any]) -> bytes:
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return base64.b64decode(text.encode("ascii").translate(None, SPACE), validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadBase64('The JSON field "image" is not valid base64.') from error
 

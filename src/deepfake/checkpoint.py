@@ -152,12 +152,21 @@ def load(path: Path) -> Checkpoint:
         described = content["model"]
         if unknown := set(described) - {"backbone", "image_size", "dropout", "cbam"}:
             raise ValueError(f"its model has {min(unknown)!r}, which is not known")
+        side = described.get("image_size", 224)
+        if not isinstance(side, int):
+            raise ValueError(f"its image size is {side!r}, not a whole number")
+        _number("image size", side, 32, 1024)
         model = DeepfakeDetector(**described)
         if preprocessing.get("image_size", model.image_size) != model.image_size:
             raise ValueError("its model and its preprocessing have different image sizes")
         model.load_state_dict({k: v.float() for k, v in content["state_dict"].items()})
         for name in ("mean", "std"):
             getattr(model, name).copy_(torch.tensor(preprocessing[name]).view(1, 3, 1, 1))
+        for name, tensor in (*model.state_dict().items(), ("mean", model.mean), ("std", model.std)):
+            if not tensor.isfinite().all():
+                raise ValueError(f"its {name} has values that are no numbers")
+        if not (model.std > 0).all():
+            raise ValueError(f"its std is {model.std.flatten().tolist()}, not above 0")
         return Checkpoint(
             model=model.eval(),
             crop_margin=_number("crop margin", preprocessing["crop_margin"], 0, 10),
@@ -172,9 +181,19 @@ def load(path: Path) -> Checkpoint:
             training=content["training"],
             sha256=sha256(path),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, DataError) as error:
-        reason = (str(error).splitlines() or [""])[0].rstrip(".:")
+    except (*_MISFITS, DataError) as error:
+        reason = _reason(error)
         raise CheckpointError(f"{path} does not fit its own description: {reason}.") from error
+
+
+_MISFITS = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
+
+
+def _reason(error: Exception) -> str:
+    """One sentence of it. PyTorch's first line only says that something did not fit."""
+    lines = [line.strip() for line in str(error).splitlines()] or [""]
+    told = lines[1] if lines[0].startswith("Error(s) in loading") and lines[1:] else lines[0]
+    return told.rstrip(".: ")
 
 
 def sha256(path: Path) -> str:

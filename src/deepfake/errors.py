@@ -46,7 +46,7 @@ class EmptyInput(InputError):
 
 
 class BadRequest(InputError):
-    """The request's JSON, field names or options are not understood."""
+    """The request's JSON or its options are not understood."""
 
     code = "bad_request"
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import threading
 import warnings
 
+import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from deepfake.errors import (
@@ -33,6 +35,10 @@ TURNS = {
 }  # what brings an image of this EXIF orientation upright
 SIDEWAYS = (5, 6, 7, 8)  # orientations in which width and height change places
 LARGE = 10_000_000  # pixels, above which one image is decoded at a time
+MAX_SCANS = 100  # of a progressive JPEG; libjpeg's own files have 10, and each takes time
+JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
+SOS, EOI = b"\xda", b"\xd9"
+TILE = (322, 323)  # TIFF's tags of a tile's width and length
 MIN_SIDE = 32  # pixels; MTCNN's smallest face is 20 and needs some surroundings
 
 
@@ -54,7 +60,8 @@ def decode(
         blob: the whole file: JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF. Of an animation, the
             first frame is taken.
         max_bytes: largest accepted file, in bytes.
-        max_pixels: largest accepted width x height, checked before any pixel is decoded.
+        max_pixels: largest accepted width x height, checked before any pixel is decoded; of a
+            TIFF's tiles, too.
         least_side: as many pixels of the longer side are enough. A JPEG is then decoded at a
             half, a quarter or an eighth of its size, as far as that leaves so many: several times
             faster. ``full_size`` tells how large it is in the file.
@@ -75,10 +82,11 @@ def decode(
     image = _open(blob)
     _check_size(image.width, image.height, max_pixels)
     size = image.size
+    decoded = _decoded_at_once(image, blob, max_pixels)
     try:
         if least_side is not None:
             _reduce(image, least_side)
-        large = image.width * image.height > LARGE
+        large = max(decoded, image.width * image.height) > LARGE
         with _one_large if large else contextlib.nullcontext():
             image.load()
             orientation = _orientation(image)
@@ -98,6 +106,56 @@ def full_size(image: Image.Image) -> tuple[int, int]:
     """Width and height that an image from ``decode`` has in its file, upright, in pixels."""
     size: tuple[int, int] = image.info.get(FULL_SIZE, image.size)
     return size
+
+
+def _decoded_at_once(image: Image.Image, blob: bytes, max_pixels: int) -> int:
+    """Pixels that the format's own library holds at least, however few of them are asked for.
+
+    Raises:
+        TooManyPixels: a TIFF's tiles are too large. libtiff decodes a whole one.
+        BrokenImage: a JPEG has more scans than any that was not made to take time.
+    """
+    if image.format == "TIFF":
+        width, height = (_tag(image, tag) for tag in TILE)
+        if width * height > max_pixels:
+            raise TooManyPixels(
+                f"The image's tiles have {width} x {height} pixels; "
+                f"the limit is {max_pixels / 1e6:.0f} million."
+            )
+        return width * height
+    if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
+        if _scans(blob) > MAX_SCANS:
+            raise BrokenImage(f"The JPEG has more than {MAX_SCANS} scans; save it anew.")
+        return image.width * image.height  # all of its coefficients are kept until the last scan
+    if image.format == "AVIF":
+        return LARGE + 1  # the picture inside may be larger than the file says
+    return 0
+
+
+def _tag(image: Image.Image, tag: int) -> int:
+    """A TIFF's number, the largest of several; 0 where there is none that makes sense."""
+    with contextlib.suppress(Exception):
+        value = image.tag_v2.get(tag, 0)  # type: ignore[attr-defined]
+        return int(max(value) if isinstance(value, tuple) else value)
+    return 0
+
+
+def _scans(jpeg: bytes) -> int:
+    """How many scans a JPEG has, up to its end: other things may follow, such as a film.
+
+    Of one with more than ``MAX_SCANS``, or so many parts that to count them takes time, one more.
+    """
+    count, place = 0, 2
+    for _ in range(100 * MAX_SCANS):
+        found = JPEG_MARKER.search(jpeg, place)
+        if found is None or found[1] == EOI:
+            return count
+        count += found[1] == SOS
+        if count > MAX_SCANS:
+            break
+        length = int.from_bytes(jpeg[found.end() : found.end() + 2], "big")
+        place = found.end() + length
+    return MAX_SCANS + 1
 
 
 def _reduce(image: Image.Image, least_side: int) -> None:
@@ -169,8 +227,13 @@ def _to_rgb(image: Image.Image, kind: str | None) -> Image.Image:
         # 16-bit greyscale: Pillow's own conversion clips at 255 instead of scaling.
         if image.mode.startswith("I;16"):
             image = image.convert("I")  # of either byte order
+        # The one value that a PNG calls transparent is of 16 bits, and none of the 8 below.
+        value = image.info.pop("transparency", None)
+        clear = None if value is None else Image.fromarray(np.asarray(image) == value)
         top = _white(image, kind)
         image = image.point(lambda v: v * (255.0 / top)).convert("L")
+        if clear is not None:
+            image.paste(255, mask=clear)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         if image.mode != "RGBA":
             image = image.convert("RGBA")

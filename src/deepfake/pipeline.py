@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from deepfake.checkpoint import DEFAULT_POINT, Checkpoint, load
-from deepfake.errors import DeepfakeError, InternalError, NoFace, OutOfMemory
+from deepfake.errors import CheckpointError, DeepfakeError, InternalError, NoFace, OutOfMemory
 from deepfake.explain import MAX_MAPS, heat_maps
 from deepfake.faces import Face, FaceDetector, crop_face, crop_square
 from deepfake.images import decode, full_size
@@ -102,10 +102,16 @@ class Pipeline:
         return cls(load(Path(path)), device, point, runtime)
 
     def warm_up(self) -> None:
-        """Run both networks once: the first call of each is many times slower."""
+        """Run both networks once: the first call of each is many times slower.
+
+        Raises:
+            CheckpointError: the network answers with something else than probabilities.
+        """
         size = self.model.image_size
         self.detector(Image.new("RGB", (256, 256), "grey"))
-        self.classify([Image.new("RGB", (size, size), "grey")])
+        (views,) = self.classify([Image.new("RGB", (size, size), "grey")])
+        if not all(0 <= p <= 1 for p in views):  # NaN fails this too
+            raise CheckpointError(f"The network answers {views}, which are no probabilities.")
 
     def predict(
         self, photos: Sequence[Photo], observe: Observe | None = None
@@ -158,7 +164,7 @@ class Pipeline:
                 (heat,) = heat_maps(self.model, [faces[i].crop], [faces[i].label == "Fake"])
                 faces[i] = replace(faces[i], heat_map=heat)
         except Exception as error:
-            return _fault(error)
+            return fault(error)
         return replace(verdict, faces=tuple(faces))
 
     def _look(self, photo: Photo, times: Times) -> _Found | DeepfakeError:
@@ -178,7 +184,7 @@ class Pipeline:
         except DeepfakeError as error:
             return error
         except Exception as error:
-            return _fault(error)
+            return fault(error)
 
     def _cut(
         self, photo: bytes | Image.Image, image: Image.Image, faces: list[Face], times: Times
@@ -217,9 +223,9 @@ class Pipeline:
         try:
             views = iter(self._p_fake(np.concatenate([item.pixels for item in found])))
         except Exception as error:
-            fault = _fault(error)
+            reason = fault(error)
             if len(found) == 1:
-                return [fault]
+                return [reason]
             return [self._judged([item])[0] for item in found]
         return [self._verdict(item, list(islice(views, len(item.pixels)))) for item in found]
 
@@ -258,7 +264,7 @@ class Pipeline:
         return self.band is not None and self.band[0] <= p_fake <= self.band[1]
 
 
-def _fault(error: Exception) -> DeepfakeError:
+def fault(error: Exception) -> DeepfakeError:
     """What an error means that is not the photo's fault as far as we know; to be called where it
     is handled. The others of the batch must not suffer."""
     short = isinstance(error, MemoryError | torch.OutOfMemoryError)

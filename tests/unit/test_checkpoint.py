@@ -265,11 +265,31 @@ def rewrite(path: Path, **changes: Any) -> None:
 def test_weights_of_another_shape_are_refused(saved: Path) -> None:
     weights = torch.load(saved, weights_only=True)["state_dict"]
     rewrite(saved, state_dict=weights | {"head.3.weight": torch.zeros(3, 512)})
-    assert "does not fit its own description" in refusal(saved)
+    said = refusal(saved)
+    assert "does not fit its own description" in said
+    assert "head.3.weight" in said
+
+
+def test_weights_that_are_no_numbers_are_refused(saved: Path) -> None:
+    """Or every photo would get an internal error, and the service be called ready."""
+    weights = torch.load(saved, weights_only=True)["state_dict"]
+    spoilt = weights["head.3.weight"].clone()
+    spoilt[1, 7] = float("nan")
+    rewrite(saved, state_dict=weights | {"head.3.weight": spoilt})
+    assert "head.3.weight has values that are no numbers" in refusal(saved)
 
 
 CALIBRATION = {"temperature": 1.0, "threshold": 0.5}
-BAD_BANDS = [[0.6, 0.4], [-0.1, 0.5], [0.5, 1.1], [float("nan"), 0.5], [0.5], ["low", "high"], 0.5]
+BAD_BANDS = [
+    [0, 10**400],
+    [0.6, 0.4],
+    [-0.1, 0.5],
+    [0.5, 1.1],
+    [float("nan"), 0.5],
+    [0.5],
+    ["low", "high"],
+    0.5,
+]
 BAD_POINTS = [
     {"fpr1": {}},
     {"fpr1": 0.9},
@@ -296,6 +316,12 @@ BAD_NUMBERS = [
         {"model": {"backbone": TINY, "image_size": 128}},  # not that of the preprocessing
         {"model": None},
         {"preprocessing": {"mean": [0.5, 0.5], "std": [1, 1, 1], "crop_margin": 0.2}},
+        *({"model": {"backbone": TINY, "image_size": side}} for side in (0, -5, "64", 10**9, 64.0)),
+        *(
+            {"preprocessing": {"mean": [0.5] * 3, "crop_margin": 0.2, "std": std}}
+            for std in ([0, 0, 0], [1, -1, 1], [1, float("nan"), 1])
+        ),
+        {"preprocessing": {"mean": [float("inf")] * 3, "std": [1] * 3, "crop_margin": 0.2}},
         {"preprocessing": {}},
         {"preprocessing": {"mean": [0.5] * 3, "std": [1] * 3, "crop_margin": -3}},
         *({"calibration": CALIBRATION | values} for values in BAD_NUMBERS),

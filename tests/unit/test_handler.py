@@ -272,6 +272,28 @@ def test_each_request_of_a_batch_gets_its_own_answer(
     assert ["crop" in bodies[i]["faces"][0] for i in (0, 3)] == [False, True]
 
 
+@pytest.mark.parametrize("place", ["reading", "writing"])
+def test_what_goes_wrong_with_one_request_leaves_the_others_of_its_batch_alone(
+    handler: DeepfakeHandler, context: Context, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """As when there is not enough memory for its base64, or for its crops in JSON."""
+    context.request_processor = {i: RequestProcessor({}) for i in range(2)}
+    rows = [{"body": {"image": BASE64}}, {"body": PHOTO}]
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    if place == "reading":
+        monkeypatch.setattr("base64.b64decode", fail)
+    else:
+        context.request_processor[0] = RequestProcessor({"X-Crops": "true"})
+        monkeypatch.setattr("base64.b64encode", fail)
+    bodies = [json.loads(body) for body in handler.handle(rows, context)]
+    assert bodies[0]["error"]["code"] == "out_of_memory"
+    assert context.get_response_status(0)[0] == 503
+    assert bodies[1]["label"] in ("Fake", "Real")
+
+
 def test_answers_are_json_that_nobody_keeps(ask: Ask, context: Context) -> None:
     for row in ({"body": PHOTO}, {"body": b""}):
         ask(row)

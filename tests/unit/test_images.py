@@ -139,6 +139,16 @@ def test_transparent_colour_of_a_png_becomes_white() -> None:
     assert decoded.getpixel((48, 16)) == (200, 100, 50)
 
 
+def test_transparent_grey_of_16_bits_becomes_white_and_no_other() -> None:
+    grey = np.zeros((32, 64), dtype=np.uint16)
+    grey[:, 32:] = 0x1200  # as dark as the rest in 8 bits' last digits
+    image = Image.fromarray(grey)
+    for value, left, right in ((0x1200, 0, 255), (0, 255, 17), (0x3400, 0, 17)):
+        decoded = decode(encode(image, "PNG", transparency=value))
+        assert decoded.getpixel((16, 16)) == (left,) * 3
+        assert decoded.getpixel((48, 16)) == (right,) * 3
+
+
 @pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
 def test_palette_gives_its_colours(kind: str) -> None:
     decoded = decode(encode(quarters().convert("P", palette=Image.Palette.ADAPTIVE), kind))

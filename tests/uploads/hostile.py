@@ -74,6 +74,16 @@ def _bombs() -> Iterator[Case]:
     yield case("GIF bomb within the limit", encode(Image.new("L", (7000, 7000)), "GIF"), "no_face")
     yield case("WEBP bomb within the limit", encode(Image.new("L", (7000, 7000)), "WEBP"))
     yield case("JPEG of 49 million pixels", encode(Image.new("L", (7000, 7000)), "JPEG"), "no_face")
+    tile = ((322, 4, 1, 46_000), (323, 4, 1, 46_000))  # 2 GB, of which 64 x 64 would be shown
+    yield case("TIFF of one enormous tile", _tiff(64, 64, *tile), TOO_MANY)
+    progressive = encode(portrait(), "JPEG", progressive=True)
+    last = progressive[progressive.rindex(b"\xff\xda") : -2]
+    blob = progressive[:-2] + 3000 * last + progressive[-2:]
+    yield case("JPEG of 3000 scans", blob, "broken_image")
+    yield case(
+        "JPEG of a million parts", progressive[:2] + b"\xff\xe0\0\2" * 10**6 + progressive[2:]
+    )
+    yield case("progressive JPEG before a film", progressive + b"\xff\xda\0\2" * 3000, VERDICT)
 
 
 def _numbers() -> Iterator[Case]:
