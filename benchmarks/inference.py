@@ -76,8 +76,12 @@ def stages(pipeline: Pipeline, blob: bytes, rounds: int) -> dict[str, float]:
     return found | {"other": whole / rounds - sum(found.values())}
 
 
-def classifiers(checkpoint: Checkpoint, pipeline: Pipeline, rounds: int) -> dict[str, Any]:
+def classifiers(
+    checkpoint: Checkpoint, small: Checkpoint, pipeline: Pipeline, rounds: int
+) -> dict[str, Any]:
     """(d) and the ViT of (e): three views of one face, and what the processor could do.
+
+    ``small`` is a smaller network that could serve instead.
 
     The ViT has random weights: it is its time that counts.
     """
@@ -87,6 +91,7 @@ def classifiers(checkpoint: Checkpoint, pipeline: Pipeline, rounds: int) -> dict
     single = pixels[:1]
     channels_last = make_runtime(model, torch.device("cpu"), "torch")
     vit = timm.create_model("vit_base_patch16_224", num_classes=2).eval()
+    smaller = make_runtime(small.model, torch.device("cpu"))
     halved = OpenVinoRuntime(converted(model), "bf16")
     alone = converted(model)
     alone.reshape([1, 3, size, size])
@@ -97,6 +102,7 @@ def classifiers(checkpoint: Checkpoint, pipeline: Pipeline, rounds: int) -> dict
     contestants: Contestants = {
         pipeline.runtime.name: lambda: pipeline.runtime(views),
         "openvino f32, one view instead of three": lambda: one_view(views[:1]),
+        f"{smaller.name}, {small.model.backbone_name}": lambda: smaller(views),
         "torch f32, eager, a view at a time": lambda: [model(single) for _ in range(3)],
         "torch f32, eager, three at once": lambda: model(pixels),
         "torch f32, eager, three at once, channels last": lambda: channels_last(views),

@@ -103,13 +103,14 @@ def main() -> int:
     opt = args.parse_args()
     check_numbers(opt, above_zero=("rounds", "seconds"))
     checkpoint = load(ROOT / "saved_model.pth")
+    small = load(ROOT / "saved_model_small.pth")
     pipeline = Pipeline(checkpoint)
     pipeline.warm_up()
     result: dict[str, Any] = {"machine": machine(pipeline, opt.rounds, opt.seconds)}
     print("photos ...", flush=True)
     result["photos"] = inference.photos(checkpoint, pipeline, opt.rounds)
     print("the network ...", flush=True)
-    result["classifiers"] = inference.classifiers(checkpoint, pipeline, opt.rounds)
+    result["classifiers"] = inference.classifiers(checkpoint, small, pipeline, opt.rounds)
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
         file.write(SCENES[SMALL]())
         file.flush()

@@ -34,7 +34,7 @@ STEP = 0.709  # from one level of the pyramid to the next: half of the area
 # hardly a face more: benchmarks/RECALL.md.
 THRESHOLDS = (0.8, 0.7, 0.7)
 CHANNELS = 4  # red, green, blue and one that says nothing: NumPy copies 16 bytes faster than 12
-CHUNK = 256  # patches that go through a network at once; bounds the memory
+CHUNK = 256  # boxes that are cut out and go through a network at once; bounds the memory
 
 
 class Cascade:
@@ -87,8 +87,7 @@ class Cascade:
 
     def _refined(self, table: Table, boxes: Floats, size: tuple[int, int]) -> Floats:
         """The boxes (N, 4) that pass the second network, moved as it says."""
-        boxes, patches = _patches(table, boxes, size, 24)
-        offsets, scores = _in_chunks(self.refine, patches, (4, 2))
+        boxes, (offsets, scores) = _seen(self.refine, table, boxes, size, 24, (4, 2))
         passed = scores[:, 1] > self.thresholds[1]
         boxes, offsets, scores = boxes[passed], offsets[passed], scores[passed, 1]
         kept = _distinct(boxes, scores, 0.7)
@@ -97,8 +96,7 @@ class Cascade:
     def _concluded(
         self, table: Table, boxes: Floats, size: tuple[int, int]
     ) -> tuple[Floats, Floats, Floats]:
-        boxes, patches = _patches(table, boxes, size, 48)
-        offsets, points, scores = _in_chunks(self.conclude, patches, (4, 10, 2))
+        boxes, (offsets, points, scores) = _seen(self.conclude, table, boxes, size, 48, (4, 10, 2))
         passed = scores[:, 1] > self.thresholds[2]
         boxes, offsets = boxes[passed], offsets[passed]
         points, scores = points[passed], scores[passed, 1]
@@ -205,13 +203,29 @@ def _means(sums: Table, area: NDArray[np.int64]) -> Floats:
     return means
 
 
-def _in_chunks(network: ArrayFunction, patches: Floats, widths: tuple[int, ...]) -> list[Floats]:
-    """What the network answers to all patches; ``widths`` are its outputs', for when none is."""
-    chunks = [patches[i : i + CHUNK] for i in range(0, len(patches), CHUNK)]
-    answers = [network(chunk) for chunk in chunks]
+def _seen(
+    network: ArrayFunction,
+    table: Table,
+    boxes: Floats,
+    size: tuple[int, int],
+    side: int,
+    widths: tuple[int, ...],
+) -> tuple[Floats, list[Floats]]:
+    """The boxes that hold at least a pixel, and what the network answers to each one's inside.
+
+    Args:
+        side: of its input, pixels.
+        widths: of its outputs, for when there is no box.
+    """
+    kept, answers = [], []
+    for start in range(0, len(boxes), CHUNK):
+        inside, patches = _patches(table, boxes[start : start + CHUNK], size, side)
+        if len(inside):
+            kept.append(inside)
+            answers.append(network(patches))
     if not answers:
-        return [np.zeros((0, width), dtype=np.float32) for width in widths]
-    return [np.concatenate(parts) for parts in zip(*answers, strict=True)]
+        return boxes[:0], [np.zeros((0, width), dtype=np.float32) for width in widths]
+    return np.concatenate(kept), [np.concatenate(parts) for parts in zip(*answers, strict=True)]
 
 
 def _windows(offsets: Floats, scores: Floats, scale: float, threshold: float) -> Floats:

@@ -128,6 +128,7 @@ def evaluation(roc_auc: float) -> dict[str, Any]:
         "fake": 3,
         "scores": dict.fromkeys(HEADINGS, roc_auc),
         "intervals": dict.fromkeys(HEADINGS, (roc_auc - 0.1, roc_auc + 0.1)),
+        "ece_if_calibrated": (0.01, 0.03),
     }
     run = {"split": "test", "threshold": 0.5}
     return {"run": run, "mean_over_sources": scores, "sources": {"a": scores}}
@@ -147,6 +148,7 @@ def test_two_checkpoints_stand_side_by_side(
     both = "| 0.750 (0.650-0.850) | 0.500 (0.400-0.600) |"
     assert f"| mean ROC-AUC {both}" in text
     assert f"| ROC-AUC a {both}" in text
+    assert "| mean ECE | 0.750 (chance: 0.010-0.030) |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
 
