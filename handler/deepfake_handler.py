@@ -198,7 +198,10 @@ def _read(row: dict[str, Any], headers: dict[str, Any]) -> Asked:
 def _photo(row: dict[str, Any], headers: dict[str, Any]) -> bytes:
     value = next((row[name] for name in IMAGE_FIELDS if row.get(name)), None)
     if value is None:
-        raise EmptyInput("The request holds no image; send the bytes of a photo.")
+        raise EmptyInput(
+            "The request holds no image; send the bytes of a photo, as the whole body or in the "
+            'field "image" of a form.'
+        )
     if isinstance(value, dict):  # TorchServe has parsed a JSON body already
         if "crops" in value:
             row["crops"] = value["crops"]
