@@ -114,17 +114,17 @@ def test_every_photo_is_scored_once_though_a_worker_is_killed_and_then_the_job(
     tmp_path: Path, photos: Path, checkpoint: Path
 ) -> None:
     out = tmp_path / "scores"
-    process = start(photos, out, checkpoint)
+    process = start(photos, out, checkpoint, "--part", "10")  # 30: it is far from done below
     victim = until(lambda: workers_of(process.pid), process)[0]
     until(lambda: list(out.glob("*.parquet")), process)
+    helpers = psutil.Process(process.pid).children(recursive=True)
     os.kill(victim, signal.SIGKILL)
     seen = len(list(out.glob("*.parquet")))
     until(lambda: len(list(out.glob("*.parquet"))) > seen, process)
-    helpers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     text, _ = process.communicate(timeout=120)
     psutil.wait_procs(helpers, timeout=60)  # one may be writing its part to the end
-    assert process.returncode == 130
+    assert process.returncode == 130, text
     assert "same command again" in text
 
     before = len(rows_in(out))
