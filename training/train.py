@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from deepfake.checkpoint import IMAGE_SIZES
 from deepfake.errors import DataError
 from deepfake.model import DEFAULT_BACKBONE
 from training.cli import check_numbers, keep_memory, parser, run
@@ -149,6 +150,9 @@ def check(opt: argparse.Namespace) -> argparse.Namespace:
         above_zero=("epochs", "passes", "batch_size", "lr", "patience", "clip", *sizes),
         not_negative=("limit", "seed", "workers", "freeze", *rates),
     )
+    least, most = IMAGE_SIZES
+    if not least <= opt.image_size <= most:
+        raise DataError(f"--image-size is {opt.image_size}; a checkpoint has {least} to {most}.")
     if opt.folds == 1 or opt.folds < 0:
         raise DataError(f"--folds is {opt.folds}; 2 or more, or 0 for none.")
     if opt.fresh and opt.init and opt.init.resolve() in map(Path.resolve, written(opt.out)):

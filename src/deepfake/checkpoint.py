@@ -32,6 +32,7 @@ FORMAT = "deepfake-detector/1"
 LABELS = ("real", "fake")
 BALANCED = "balanced"  # the operating point of the threshold 0.5
 DEFAULT_POINT = "fpr5-edited"  # the one that is used unless another is named
+IMAGE_SIZES = 32, 1024  # the smallest and the largest side of an input, pixels
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,10 @@ class Checkpoint:
 
     def band(self, name: str = DEFAULT_POINT) -> tuple[float, float] | None:
         """What is uncertain at that operating point: ``uncertain``, widened to its threshold."""
+        if self.uncertain is None:
+            return None
         threshold = self.point(name).threshold
-        low, high = self.uncertain or (threshold, threshold)
-        return (min(low, threshold), max(high, threshold)) if self.uncertain else None
+        return min(self.uncertain[0], threshold), max(self.uncertain[1], threshold)
 
 
 def save(path: Path, checkpoint: Checkpoint, *, half: bool = True) -> None:
@@ -155,7 +157,7 @@ def load(path: Path) -> Checkpoint:
         side = described.get("image_size", 224)
         if not isinstance(side, int):
             raise ValueError(f"its image size is {side!r}, not a whole number")
-        _number("image size", side, 32, 1024)
+        _number("image size", side, *IMAGE_SIZES)
         model = DeepfakeDetector(**described)
         if preprocessing.get("image_size", model.image_size) != model.image_size:
             raise ValueError("its model and its preprocessing have different image sizes")

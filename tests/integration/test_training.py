@@ -317,6 +317,8 @@ def test_a_start_that_does_not_fit_is_refused(train: Train, tmp_path: Path) -> N
         (["--drop-path", "1"], "--drop-path is 1.0"),
         (["--backbone", "vgg11", "--drop-path", "0.2"], "vgg11"),
         (["--freeze", "9"], "--freeze is 9"),
+        (["--image-size", "16"], "--image-size is 16; a checkpoint has 32 to 1024"),
+        (["--image-size", "1280"], "--image-size is 1280"),
         (["--passes", "0"], "--passes is 0"),
         (["--mixup", "-0.2"], "--mixup is -0.2"),
         (["--folds", "1"], "--folds is 1"),
