@@ -53,7 +53,13 @@ def start(source: Path, out: Path, checkpoint: Path, *more: str) -> subprocess.P
     command = [sys.executable, "-m", "scoring.score", str(source), "--out", str(out)]
     command += ["--checkpoint", str(checkpoint), "--part", "40", "--batch-size", "8", *more]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # As in a terminal: what a script starts in the background has Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
