@@ -224,7 +224,8 @@ def main() -> int:
     samples = of_split(read_samples(opt.data), opt.split)
     samples = limited_per_cell(samples, opt.per_class, seed=0)
     pipelines: dict[float, Pipeline] = {}
-    rows, plain = {}, list[Result]()
+    rows = {}
+    plain: list[Result] = []
     for number, name in enumerate(names, start=1):
         print(f"{name} ({number} of {len(names)})")
         margin = max(0.0, checkpoint.crop_margin + MARGINS.get(name, 0.0))

@@ -90,7 +90,6 @@ def arguments() -> argparse.Namespace:
     group.add_argument(
         "--drop-path", type=float, default=0.0, help="stochastic depth, for long trainings: 0.2"
     )
-
     group.add_argument(
         "--freeze",
         type=int,

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import requests
 
+from deploy.torchserve import free_ports
 from tests.deploy.files import DEPLOY, ROOT, load
-from tests.e2e.conftest import free_ports
 from tests.openapi import validate
 
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ import requests
 from PIL import Image
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
+from deploy.torchserve import free_ports
 from tests.conftest import FAKES, ROOT, montage
 from tests.e2e.browser import SHOTS, Open
 
@@ -68,16 +68,6 @@ def worker(service: Service) -> psutil.Process:
     model = requests.get(f"{service.management}/models/deepfake", timeout=10).json()[0]
     (found,) = model["workers"]
     return psutil.Process(found["pid"])
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 def start(logs: Path, *extra: str, command: list[str] | None = None) -> Service:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from deepfake import checkpoint
+from deploy.torchserve import free_ports
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_ports
 
 ARCHIVE = ROOT / "model_store" / "deepfake.mar"
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.torchserve import free_ports
 from tests.documents import blocks_for
-from tests.e2e.conftest import ROOT, Service, free_ports, start, stop
+from tests.e2e.conftest import ROOT, Service, start, stop
 
 
 def servers(service: Service) -> list[int]:

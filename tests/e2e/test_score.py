@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -84,24 +85,12 @@ def whole(part: Path) -> list[dict[str, Any]]:
 
 def workers_of(pid: int) -> list[int]:
     """Ray's scoring processes among the descendants of a process."""
-    parents, titles = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int(
-                (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            )
-            titles[int(folder.name)] = (folder / "cmdline").read_bytes().decode(errors="replace")
-        except (OSError, ValueError):
-            continue
-
-    def ours(child: int) -> bool:
-        while child in parents:
-            child = parents[child]
-            if child == pid:
-                return True
-        return False
-
-    return [p for p, title in titles.items() if "ray::MapWorker" in title and ours(p)]
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if "ray::MapWorker" in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> Any:

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.conftest import ROOT, Service, free_ports, stop
+from deploy.torchserve import free_ports
+from tests.e2e.conftest import ROOT, Service, stop
 from tests.faults.conftest import Start, ready, variant
 from tests.faults.load import Load, Outcome, ask, record
 

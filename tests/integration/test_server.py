@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 import requests
 
+from deploy.torchserve import free_ports
 from frontend import keys, server
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_ports
 
 MIB = 2**20
 PAUSES = {"DEEPFAKE_STALL": "1", "DEEPFAKE_HEADERS": "2", "DEEPFAKE_UPLOAD": "4"}  # seconds

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
+from deploy.torchserve import free_ports
 from frontend import keys
 from frontend.app import create_app
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_ports
 from tests.openapi import SPEC, validate
 
 PASSED = (502, "backend_unreachable")
