@@ -22,6 +22,7 @@ from deepfake.checkpoint import Checkpoint
 from deepfake.faces import FaceDetector, crop_face
 from deepfake.model import DeepfakeDetector
 from deploy.torchserve import ROOT
+from training.batches import TrainingCrops
 from training.cli import keep_memory
 from training.crop import FORMATS
 from training.data import of_split, read_samples
@@ -30,7 +31,6 @@ from training.forgeries import Forger
 from training.losses import focal_loss
 from training.start import freeze
 from training.train import cpu_has_bfloat16
-from training.trainer import TrainingCrops
 
 BATCH = 32
 IMAGES = 512

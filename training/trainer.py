@@ -1,4 +1,4 @@
-"""One training run: the loop, its schedule, and what it writes down after each epoch."""
+"""One training run: the loop, and what it writes down after each epoch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from deepfake.checkpoint import Checkpoint, save
 from deepfake.errors import DataError
 from deepfake.model import DeepfakeDetector
-from deepfake.views import to_pixels
-from training.augment import augment
-from training.data import Sample, balanced, read_image
+from training.batches import Batches, share_of, training_batches, validation_batches
+from training.data import Sample
 from training.depthwise import FastDepthwise
 from training.forgeries import Forger
 from training.losses import focal_loss
 from training.plots import plot_curves, read_rows
+from training.schedule import average_of, lr_factor
 from training.scores import auc_by_source, fit_temperature, mean_over_sources, scores
 from training.start import freeze, initial_model
 
@@ -42,54 +41,6 @@ RUN_FILES = (
     "folds.json",
 )
 """What a run writes into its folder."""
-
-
-class Crops(Dataset[tuple[Tensor, int, int]]):
-    """(pixels uint8 (3, size, size), label, index) of each sample, as evaluation sees it."""
-
-    def __init__(self, samples: list[Sample], size: int) -> None:
-        self.samples, self.size = samples, size
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        sample = self.samples[index]
-        pixels = to_pixels(read_image(sample.path), self.size)
-        return torch.from_numpy(pixels), sample.label, index
-
-
-class TrainingCrops(Crops):
-    """The same, augmented, and with some of the fakes replaced by forgeries made on the spot.
-
-    Every picture has a generator of its own (seed, process, epoch, index): it does not depend on
-    the number of workers or restarts.
-
-    Args:
-        forged: share of the fakes that are replaced, by a forgery of a real face of their source.
-        light: share of the pictures that are augmented only lightly.
-    """
-
-    def __init__(
-        self,
-        samples: list[Sample],
-        size: int,
-        seeds: tuple[int, int],
-        forger: Forger,
-        forged: float,
-        light: float,
-    ) -> None:
-        super().__init__(samples, size)
-        self.seeds, self.forger, self.forged, self.light = seeds, forger, forged, light
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        sample = self.samples[index]
-        rng = np.random.default_rng((*self.seeds, index))
-        image = None
-        if sample.label == 1 and rng.random() < self.forged:
-            image = self.forger.make(sample.source, rng)
-        pixels = augment(image or read_image(sample.path), self.size, rng, self.light)
-        return pixels, sample.label, index
 
 
 @dataclass
@@ -117,7 +68,7 @@ class Trainer:
     ) -> None:
         self.opt, self.acc, self.train, self.val, self.out = opt, accelerator, train, val, out
         self.forger = Forger(train, opt.forgeries)
-        self.steps = len(self._loader(1))
+        self.steps = len(self._batches(1))
         torch.manual_seed(opt.seed)
         model = initial_model(opt, accelerator.print)
         self.frozen = freeze(model, opt.freeze)
@@ -150,35 +101,8 @@ class Trainer:
         known = {"epoch": state.best_epoch, "val_score": state.best}  # should its line be lost
         return next((r for r in read_rows(self.out) if r["epoch"] == state.best_epoch), known)
 
-    def _loader(self, epoch: int | None) -> DataLoader[tuple[Tensor, int, int]]:
-        """This process's share of an epoch; ``None`` is the validation set."""
-        opt, acc = self.opt, self.acc
-        if epoch is None:
-            share = self.val[acc.process_index :: acc.num_processes]
-            data: Crops = Crops(share, opt.image_size)
-        else:
-            drawn = self._drawn(epoch)
-            # Every process takes the same number of steps, or they would wait for ever.
-            usable = len(drawn) // acc.num_processes * acc.num_processes
-            share = drawn[acc.process_index : usable : acc.num_processes]
-            seeds = (opt.seed * 1000 + acc.process_index, epoch)
-            size = side(epoch, opt.epochs, opt.first_size, opt.train_size)
-            data = TrainingCrops(share, size, seeds, self.forger, opt.forged, opt.light)
-        drop = epoch is not None and len(share) >= opt.batch_size
-        return DataLoader(
-            data,
-            batch_size=opt.batch_size,
-            num_workers=opt.workers,
-            pin_memory=acc.device.type == "cuda",
-            drop_last=drop,
-        )
-
-    def _drawn(self, epoch: int) -> list[Sample]:
-        """The pictures of an epoch in their order, every pass drawn anew."""
-        opt = self.opt
-        first = opt.seed * 1000 + (epoch - 1) * opt.passes + 1
-        passes = range(first, first + opt.passes)
-        return [s for seed in passes for s in balanced(self.train, seed, opt.evenness)]
+    def _batches(self, epoch: int) -> Batches:
+        return training_batches(self.opt, self.acc, self.train, self.forger, epoch)
 
     def _train_epoch(self, epoch: int) -> tuple[float, int]:
         torch.manual_seed(self.opt.seed * 1000 + epoch)  # dropout: the same after a resume
@@ -187,7 +111,7 @@ class Trainer:
         for module in self.frozen:
             module.eval()
         total, images = 0.0, 0
-        bar = self._bar(self._loader(epoch), f"epoch {epoch}/{self.opt.epochs}")
+        bar = self._bar(self._batches(epoch), f"epoch {epoch}/{self.opt.epochs}")
         for step, (pixels, labels, _) in enumerate(bar, start=1):
             self._set_lr((epoch - 1) * self.steps + step - 1)
             loss = self._step(pixels.to(self.acc.device), labels.to(self.acc.device), rng)
@@ -231,8 +155,9 @@ class Trainer:
     def _validate(self) -> dict[str, Any]:
         model = self._averaged().eval()
         rows: list[tuple[int, float, str]] = []
-        share = self.val[self.acc.process_index :: self.acc.num_processes]
-        for pixels, labels, index in self._bar(self._loader(None), "validate"):
+        share = share_of(self.val, self.acc)
+        batches = validation_batches(self.opt, self.acc, share)
+        for pixels, labels, index in self._bar(batches, "validate"):
             x = model.preprocess(pixels.to(self.acc.device))
             with self.acc.autocast():
                 logits = model(x.contiguous(memory_format=torch.channels_last))
@@ -329,37 +254,6 @@ class Trainer:
 
     def _bar(self, loader: Any, text: str) -> Any:
         return tqdm(loader, desc=text, disable=not self.acc.is_main_process, mininterval=1.0)
-
-
-def average_of(model: DeepfakeDetector, decay: float) -> AveragedModel:
-    """Exponential moving average of a model's weights and running statistics.
-
-    The first steps count for more, or the random start would be remembered: the decay of step n
-    is min(decay, (1 + n) / (10 + n)). With decay 0 it is the model itself, as it is.
-    """
-
-    def update(average: Any, current: Any, step: Any) -> None:
-        n = int(step)
-        if average[0].is_floating_point():
-            torch._foreach_lerp_(average, current, 1 - min(decay, (1 + n) / (10 + n)))
-        else:  # counters
-            torch._foreach_copy_(average, current)
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-
-
-def side(epoch: int, epochs: int, first: int, last: int) -> int:
-    """Side of an epoch's crops in pixels: from ``first`` to ``last`` evenly, in steps of 16."""
-    if epoch >= epochs:
-        return last
-    return first + round((last - first) * (epoch - 1) / (epochs - 1) / 16) * 16
-
-
-def lr_factor(step: int, warmup: float, total: int) -> float:
-    """Share of the full learning rate: a linear warm-up, then half a cosine down to zero."""
-    if step < warmup:
-        return min(1.0, (step + 1) / warmup)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 def _validation_row(labels: Any, p_fake: Any, sources: Any, left_out: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deepfake.checkpoint import Checkpoint
-from training.trainer import average_of
+from training.schedule import average_of
 
 Make = Callable[..., Checkpoint]
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from training.trainer import lr_factor, side
+from training.schedule import lr_factor, side
 
 
 def test_it_warms_up_in_equal_steps_and_reaches_the_full_rate() -> None:
