@@ -24,7 +24,8 @@ from deepfake.pipeline import Photo, Pipeline
 from deepfake.views import VIEWS
 from training.cli import check_numbers, keep_memory, parser, run
 from training.data import LABELS, SPLITS, Sample, limited, of_split, read_samples, stamp
-from training.report import Result, markdown, plot, summarise, to_json
+from training.report import Result, markdown, plot, summarise
+from training.tables import to_json
 
 BATCH = 8  # photos per call of the pipeline
 COLUMNS = ["path", "source", "label", "stamp", *VIEWS, "error"]

@@ -26,8 +26,8 @@ from training.cli import check_numbers, keep_memory, parser, run
 from training.compositing import Points
 from training.data import LABELS, Sample, read_samples
 from training.forgeries import face_swap, part_swap, self_blend, up_sampled
-from training.report import to_json
 from training.robustness import TREATMENTS
+from training.tables import to_json
 
 TILE = 168  # pixels
 CAPTION = 52

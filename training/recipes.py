@@ -19,6 +19,7 @@ RECIPES = {
     "+ up-sampling": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
     "+ larger margin": ("--forgeries", "part-swap", "self-blend", "up-sampling"),
     "face swaps for up-sampling": ("--forgeries", *_SWAPS),
+    "forgeries alone": ("--forged", "1", "--forgeries", *_SWAPS),
 }
 """Leave-one-out: from a plain start to the full recipe, one step after the other, and beyond."""
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from training.scores import (
     mean_over_sources,
     scores,
 )
+from training.tables import cell
 
 HEADINGS = {
     "accuracy": "accuracy",
@@ -236,38 +236,6 @@ def _decision_tables(decisions: dict[str, Any]) -> list[str]:
         ),
     ]
     return lines
-
-
-def to_json(report: Any) -> str:
-    """The report as JSON, with null for what is not known: JSON has no NaN."""
-
-    def known(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: known(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [known(v) for v in value]
-        return None if isinstance(value, float) and np.isnan(value) else value
-
-    return json.dumps(known(report), indent=2, allow_nan=False)
-
-
-def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
-
-
-def figure_cells(figures: dict[str, Any], keys: Iterable[str]) -> list[str]:
-    """Some of the figures, each a ``value`` with its ``interval``, as a table shows them."""
-    return [cell(figures[key]["value"], figures[key]["interval"]) for key in keys]
-
-
-def cell(value: float | None, interval: Sequence[float]) -> str:
-    """A figure with its interval, as a table shows it; None and NaN are what is not known."""
-    if value is None or np.isnan(value):
-        return "n/a"
-    to = " to " if interval[0] < 0 else "-"
-    return f"{value:.3f} ({interval[0]:.3f}{to}{interval[1]:.3f})"
 
 
 def score_cell(table: dict[str, Any], key: str) -> str:

@@ -27,8 +27,9 @@ from deepfake.pipeline import Photo, Pipeline
 from training.cli import check_numbers, keep_memory, parser, run
 from training.data import SPLITS, Sample, limited_per_cell, of_split, read_samples
 from training.evaluate import folder_of, predictions
-from training.report import Result, columns, figure_cells, markdown_table, to_json
+from training.report import Result, columns
 from training.scores import auc_by_source, bootstrap
+from training.tables import figure_cells, markdown_table, to_json
 
 Treatment = Callable[[Image.Image], Image.Image]
 

@@ -37,8 +37,9 @@ from deepfake.pipeline import Pipeline
 from training.cli import keep_memory, parser, run
 from training.data import of_split, read_image, read_samples
 from training.recipes import ABLATIONS, BASE, RECIPES, WIDE, Arm, arms_of
-from training.report import Result, to_json
+from training.report import Result
 from training.study_tables import ablation_row, leave_one_out_row, markdown, step_row
+from training.tables import to_json
 
 
 def train(arm: Arm, out: Path, shared: list[str]) -> Path:

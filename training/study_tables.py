@@ -11,8 +11,9 @@ from scipy import stats
 
 from training.decisions import mean_over_cells, rates, threshold_at
 from training.recipes import RECIPES
-from training.report import Result, cell, columns, figure_cells, markdown_table
+from training.report import Result, columns
 from training.scores import auc_by_source, bootstrap, scores
+from training.tables import cell, figure_cells, markdown_table
 
 REAL_CALLED_FAKE = 0.05  # of the sources trained on, where the threshold of leave-one-out lies
 

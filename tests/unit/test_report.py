@@ -13,7 +13,8 @@ from PIL import Image
 from deepfake.checkpoint import DEFAULT_POINT, Checkpoint, OperatingPoint
 from deepfake.errors import DataError
 from training.data import Sample
-from training.report import Result, cell, markdown, plot, summarise, to_json
+from training.report import Result, markdown, plot, summarise
+from training.tables import cell, to_json
 
 
 def answered(label: int, p_fake: float | None, source: str = "a", error: str = "") -> Result:
