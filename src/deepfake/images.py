@@ -38,6 +38,7 @@ LARGE = 10_000_000  # pixels, above which one image is decoded at a time
 MAX_SCANS = 100  # of a progressive JPEG; libjpeg's own files have 10, and each takes time
 JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 SOS, EOI = b"\xda", b"\xd9"
+HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1")  # the most common photo we can't read
 TILE = (322, 323)  # TIFF's tags of a tile's width and length
 MIN_SIDE = 32  # pixels; MTCNN's smallest face is 20 and needs some surroundings
 
@@ -177,9 +178,8 @@ def _open(blob: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         if _cut_off(blob):
             raise BrokenImage("The image is damaged or cut off and cannot be decoded.") from error
-        raise UnsupportedFormat(
-            f"This is not an image we can read; send one of {', '.join(FORMATS)}."
-        ) from error
+        what = "HEIC, as iPhones take it" if blob[4:12] in HEIC else "not an image we can read"
+        raise UnsupportedFormat(f"This is {what}; send one of {', '.join(FORMATS)}.") from error
     except MemoryError:
         raise
     except Exception as error:

@@ -283,6 +283,13 @@ def test_what_is_no_image_of_ours_is_an_unsupported_format(blob: bytes) -> None:
     assert all(kind in str(error) for kind in FORMATS)
 
 
+def test_a_photo_as_iphones_take_it_is_called_by_its_name() -> None:
+    error = refusal(b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(500))
+    assert error.code == "unsupported_format"
+    assert "This is HEIC" in str(error)
+    assert "JPEG" in str(error)
+
+
 @pytest.mark.filterwarnings("ignore:Truncated File Read")  # Pillow's own
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
 def test_cut_off_file_is_a_broken_image(kind: str) -> None:
