@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import re
-from collections.abc import Collection
+import uuid
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +38,49 @@ SCHEMA = pa.schema(
 PART = re.compile(r"(\w+_)?[0-9a-f]{32}_\d{6,}-\d+\.parquet")  # as Ray names what it writes
 # Errors that are not the photo's: a disk was away, memory was short. DataError: see score.py.
 PASSING = {error.code for error in (DataError, OutOfMemory, InternalError)}
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """For one job at a time: a second one would take the part being written for one cut off.
+
+    Raises:
+        DataError: another job is at it.
+    """
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DataError(
+                    f"Another job writes into {out}; wait for it or give another --out."
+                ) from error
+        yield
+    finally:
+        os.close(folder)
+
+
+def add(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a part of rows of ``SCHEMA``, named as Ray names its own."""
+    part = out / f"{uuid.uuid4().hex}_000000-0.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part)
+
+
+def check_writable(out: Path) -> None:
+    """DataError where a file of a megabyte cannot be written."""
+    probe = out / f".{uuid.uuid4().hex}"
+    try:
+        probe.write_bytes(bytes(2**20))
+    except OSError as error:
+        raise unwritable(out, str(error.strerror)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+
+
+def unwritable(out: Path, reason: str) -> DataError:
+    return DataError(f"{out} cannot be written ({reason}); run the same command once it can.")
 
 
 def scored(out: Path, digest: str, threshold: float, asked: Collection[str]) -> set[str]:

@@ -2,7 +2,7 @@
 
 Runs on all cores of this machine, or on a Ray cluster by its address. What is scored is written as
 it comes; run again, the same command goes on with what is missing. A photo that cannot be judged
-becomes a row with an error, and a worker that dies is replaced.
+becomes a row with an error, and so does one at which workers die; others take their places.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ import argparse
 import json
 import logging
 import os
-import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
-from pyarrow import fs
 
 from deepfake.checkpoint import DEFAULT_POINT, load
-from deepfake.errors import DataError, DeepfakeError, ImageTooLarge
-from deepfake.images import MAX_BYTES
+from deepfake.errors import DataError, DeepfakeError, InternalError
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
-from scoring.parts import SCHEMA, scored, summary
+from scoring.parts import SCHEMA, add, check_writable, locked, scored, summary, unwritable
+from scoring.reading import content_of
 from scoring.sources import check_apart, is_utf8, paths_of
 
 Batch = dict[str, Any]
+
+RETRIES = 1  # of a part whose worker died: at one photo it may die for ever
+LOST = 20  # such parts, or parts that could not be written, after which the job ends
 
 
 class Scorer:
@@ -49,7 +50,7 @@ class Scorer:
     def __call__(self, batch: Batch) -> pa.Table:
         """``path`` (N,) -> a table of N rows of ``SCHEMA``."""
         paths = [str(path) for path in batch["path"]]
-        answers = self.pipeline.predict([_bytes(path) for path in paths])
+        answers = self.pipeline.predict([content_of(path) for path in paths])
         judge = {
             "checkpoint": self.pipeline.checkpoint.sha256,
             "threshold": self.pipeline.point.threshold,
@@ -59,32 +60,6 @@ class Scorer:
             for path, answer in zip(paths, answers, strict=True)
         ]
         return pa.Table.from_pylist(rows, schema=SCHEMA)
-
-
-def _bytes(path: str) -> bytes | DeepfakeError:
-    """The file's content; any address that Arrow knows (a path, s3://, gs://, hdfs://)."""
-    try:
-        system, name = _located(path)
-        with system.open_input_stream(name) as file:
-            content = bytes(file.read(MAX_BYTES + 1))  # never all of what may be a film
-    except (OSError, pa.ArrowException) as error:
-        return DataError(f"The file cannot be read: {type(error).__name__}.")
-    if len(content) > MAX_BYTES:
-        limit = MAX_BYTES // 2**20
-        return ImageTooLarge(f"The file is larger than {limit} MB; make the photo smaller.")
-    return content
-
-
-def _located(path: str) -> tuple[Any, str]:
-    """The file system of an address, and the name there."""
-    scheme, is_address, rest = path.partition("://")
-    if not is_address:
-        return fs.LocalFileSystem(), path
-    # Names have spaces, letters and # that an address may not have; what is escaped stays so, and
-    # ? begins the store's options.
-    escaped = quote(re.sub(r"%(?![0-9a-fA-F]{2})", "%25", rest), safe="/:@?&=%+,;~!$'()*")
-    found: tuple[Any, str] = fs.FileSystem.from_uri(f"{scheme}://{escaped}")
-    return found
 
 
 def _row(answer: Verdict | DeepfakeError) -> dict[str, Any]:
@@ -99,11 +74,16 @@ def _row(answer: Verdict | DeepfakeError) -> dict[str, Any]:
     }
 
 
-def score(opt: argparse.Namespace, paths: list[str]) -> None:
+def score(opt: argparse.Namespace, paths: list[str], alone: bool = False) -> None:
     """Have Ray score the paths and write Parquet parts into ``opt.out``.
 
+    Of a part whose worker dies again and again nothing is written.
+
+    Args:
+        alone: each photo is a part, and waits for no other in its worker.
+
     Raises:
-        DataError: a worker could not write.
+        DataError: a worker could not write, or many died.
     """
     import ray
 
@@ -111,33 +91,43 @@ def score(opt: argparse.Namespace, paths: list[str]) -> None:
     own = {"num_cpus": opt.cores, "_node_ip_address": "127.0.0.1", "include_dashboard": False}
     where: dict[str, Any] = {"address": opt.address} if opt.address else {"address": "local", **own}
     ray.init(**where, log_to_driver=False, logging_level=logging.WARNING)
-    ray.data.DataContext.get_current().enable_progress_bars = sys.stderr.isatty() or opt.progress
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty() or opt.progress
+    context.max_errored_blocks = LOST
+    # There is no other way yet to say how often a part is tried.
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):  # the one for Ray's own file keeps all
             handler.setLevel(logging.CRITICAL)  # what ends the job is raised too
     try:
         # A part is judged by one worker: with fewer photos than that, all still have some.
-        length = min(opt.part, -(-len(paths) // opt.workers))
+        length = 1 if alone else min(opt.part, -(-len(paths) // opt.workers))
         parts = [paths[i : i + length] for i in range(0, len(paths), length)]
         ray.data.from_arrow([pa.table({"path": part}) for part in parts]).map_batches(
             Scorer,
             fn_constructor_args=(str(opt.checkpoint.resolve()), opt.point, opt.threads),
-            batch_size=opt.batch_size,
+            batch_size=1 if alone else opt.batch_size,  # Ray fills it from several parts
             batch_format="numpy",
             num_cpus=opt.threads,
-            compute=ray.data.ActorPoolStrategy(size=opt.workers),
+            compute=ray.data.ActorPoolStrategy(
+                size=opt.workers, max_tasks_in_flight_per_actor=1 if alone else None
+            ),
+            max_task_retries=RETRIES,
         ).write_parquet(
             # Writing waits for nothing: the workers may hold every core there is.
             str(opt.out.resolve()),
             ray_remote_args={"num_cpus": 0},
         )
     except ray.exceptions.RayTaskError as error:
-        if not isinstance(error, OSError):  # which photos do not cause: see _bytes
+        if not isinstance(error, OSError):  # which photos do not cause: see content_of
             raise
         # Without the worker's traceback, and Ray's advice to itself, which is in the file's place.
         reason = getattr(error.cause, "strerror", None) or str(error.cause).partition("\n")[0]
+        raise unwritable(opt.out, reason) from error
+    except ray.exceptions.RayActorError as error:
         raise DataError(
-            f"{opt.out} cannot be written ({reason}); run the same command once it can."
+            f"Workers died at more than {LOST} parts; see whether there is memory enough for "
+            f"{opt.workers} of them, and run the same command again."
         ) from error
     finally:
         ray.shutdown()
@@ -196,12 +186,37 @@ def run(opt: argparse.Namespace) -> None:
     threshold = checkpoint.point(opt.point).threshold
     paths = paths_of(opt.source)
     opt.out.mkdir(parents=True, exist_ok=True)
-    done = scored(opt.out, checkpoint.sha256, threshold, set(paths))
-    todo = [path for path in paths if path not in done]
-    print(f"{len(paths)} photos, {len(paths) - len(todo)} of them scored before", flush=True)
-    if todo:
-        score(opt, todo)
-    print(summary(opt.out))
+    with locked(opt.out):
+        done = scored(opt.out, checkpoint.sha256, threshold, set(paths))
+        todo = [path for path in paths if path not in done]
+        print(f"{len(paths)} photos, {len(paths) - len(todo)} of them scored before", flush=True)
+        if todo:
+            score(opt, todo)
+            _score_lost(opt, checkpoint.sha256, threshold, todo)
+        print(summary(opt.out))
+
+
+def _score_lost(opt: argparse.Namespace, digest: str, threshold: float, paths: list[str]) -> None:
+    """Score each photo by itself whose part was lost; where its worker dies again, say so."""
+
+    def lost() -> list[str]:
+        done = scored(opt.out, digest, threshold, ())
+        return [path for path in paths if path not in done]
+
+    left = lost()
+    if len(left) > LOST * opt.part:
+        raise DataError(
+            f"{len(left)} photos have no row in {opt.out}; it must be a folder that all machines "
+            "of the cluster share."
+        )
+    if left:
+        check_writable(opt.out)
+        print(f"{len(left)} photos were lost with a worker; each by itself:", flush=True)
+        score(opt, left, alone=True)
+    error = InternalError("The worker died each time that it looked at this photo.")
+    judge = {"checkpoint": digest, "threshold": threshold}
+    if rows := [{"path": path, **_row(error), **judge} for path in lost()]:
+        add(opt.out, rows)
 
 
 def main() -> int:

@@ -93,6 +93,14 @@ def workers_of(pid: int) -> list[int]:
     return found
 
 
+def waits_at_a_pipe(pid: int) -> bool:
+    """Whether one of its threads opens a pipe that nobody has opened to write."""
+    with contextlib.suppress(OSError):  # it has ended meanwhile
+        places = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/wchan")]
+        return "wait_for_partner" in places
+    return False
+
+
 def until(found: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
@@ -166,6 +174,28 @@ def test_rows_are_what_the_library_says(tmp_path: Path, checkpoint: Path) -> Non
     assert sorted(row["path"] for row in again) == sorted(listed)
     assert [row["error"] for row in again if row["path"] == listed[2]] == [None]
     assert all(row == rows[row["path"]] for row in again if row["path"] != listed[2])
+
+
+def test_a_photo_at_which_workers_die_costs_no_other(tmp_path: Path, checkpoint: Path) -> None:
+    """A pipe that nobody writes to, at which a worker waits until it is killed."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for photo in (ASTRONAUT, *FAKES[:4]):
+        shutil.copy(photo, folder)
+    deadly = folder / "pipe.jpg"
+    os.mkfifo(deadly)
+    out = tmp_path / "scores"
+    process = start(folder, out, checkpoint, "--part", "1", "--batch-size", "1")
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        for worker in filter(waits_at_a_pipe, workers_of(process.pid)):
+            os.kill(worker, signal.SIGKILL)
+        time.sleep(0.2)
+    text = finish(process)
+    assert "1 photos were lost with a worker" in text
+    errors = {row["path"]: row["error"] for row in rows_in(out)}
+    assert errors.pop(str(deadly)) == "internal_error"
+    assert list(errors.values()) == [None] * 5
 
 
 def test_a_disk_that_takes_nothing_is_said_in_a_sentence(

@@ -61,7 +61,7 @@ def program(
     """Run it with --out scores: exit status, output, errors. One worker, in this process."""
     numbers = count()
 
-    def alone(opt: argparse.Namespace, paths: list[str]) -> None:
+    def alone(opt: argparse.Namespace, paths: list[str], alone: bool = False) -> None:
         worker = score.Scorer(str(opt.checkpoint), opt.point, threads=1)
         pq.write_table(worker({"path": np.array(paths)}), opt.out / NAME.format(next(numbers)))
 
@@ -385,6 +385,71 @@ def test_an_out_that_is_no_folder_is_said(program: Program, photos: Path) -> Non
         f"error: --out {licence} is a file; give a folder."
     )
     assert str(licence) in sentence(program(photos, "--out", licence / "scores"))
+
+
+Answers = Callable[[argparse.Namespace, list[str], bool], None]
+
+
+def losing(kept: Answers, lost: Callable[[str, bool], bool]) -> Answers:
+    """A Ray whose workers die at some photos: nothing is written of their parts."""
+
+    def call(opt: argparse.Namespace, paths: list[str], alone: bool = False) -> None:
+        parts = [[path] for path in paths] if alone else [paths]
+        for part in parts:
+            if not any(lost(path, alone) for path in part):
+                kept(opt, part, alone)
+
+    return call
+
+
+def test_photos_that_were_lost_with_a_worker_are_scored_by_themselves(
+    program: Program, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = str(photos / ASTRONAUT.name)
+    monkeypatch.setattr(score, "score", losing(score.score, lambda path, _: path == deadly))
+    status, told, _ = program(photos)
+    assert status == 0
+    assert "2 photos were lost with a worker; each by itself:" in told
+    rows = rows_in(tmp_path / "scores")
+    assert rows[str(photos / FAKES[0].name)]["error"] is None
+    assert rows[deadly]["error"] == "internal_error"
+    assert "died" in rows[deadly]["message"]
+    assert "1 internal_error" in told
+
+
+def test_what_a_worker_died_at_is_asked_again(
+    program: Program, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = score.score
+    monkeypatch.setattr(score, "score", losing(sound, lambda path, _: ASTRONAUT.name in path))
+    assert program(photos)[0] == 0
+    monkeypatch.setattr(score, "score", sound)
+    assert "2 photos, 1 of them scored before" in program(photos)[1]
+    rows = rows_in(tmp_path / "scores")
+    assert [row["error"] for row in rows.values()] == [None, None]
+
+
+def test_where_most_rows_are_elsewhere_nothing_is_scored_twice(
+    program: Program, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a cluster whose machines do not share --out."""
+    asked: list[str] = []
+    monkeypatch.setattr(score, "score", lambda opt, paths, alone=False: asked.extend(paths))
+    for i in range(score.LOST):
+        shutil.copy(FAKES[0], photos / f"{i}.jpg")
+    said = sentence(program(photos, "--part", 1))
+    assert "share" in said
+    assert len(asked) == len(set(asked))
+
+
+def test_two_jobs_do_not_write_into_one_folder(
+    program: Program, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores"
+    out.mkdir()
+    with parts.locked(out):
+        assert sentence(program(photos)).startswith(f"error: Another job writes into {out}")
+    assert program(photos)[0] == 0
 
 
 def test_ctrl_c_says_how_to_go_on(
