@@ -12,7 +12,8 @@ import pyarrow.dataset as ds
 
 from deepfake.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
+SUFFIXES = (*JPEG, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
 
 def paths_of(source: str) -> list[str]:

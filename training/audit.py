@@ -30,6 +30,7 @@ from tqdm import tqdm
 from training.cli import check_numbers, parser, run
 from training.data import Sample, read_samples, torn_groups
 
+ONE_CLASS = "sources of one class, together"
 HASH_SIDE = 16  # 256 bits: faces in one pose are alike in 64
 FEATURES = ("file_bytes", "width", "height", "bytes_per_pixel", "jpeg_luma", "jpeg_chroma",
             "red", "green", "blue")  # fmt: skip
@@ -113,14 +114,19 @@ def _differing(some: NDArray[np.uint64], one: NDArray[np.uint64]) -> NDArray[np.
 def probe(samples: Sequence[Sample], found: Sequence[Traits | None]) -> dict[str, dict[str, float]]:
     """Per source, validation AUC of telling the classes by all ``FEATURES``, and by each alone.
 
+    Sources of one class are taken together, as ``ONE_CLASS``: they are told apart in training too.
     An AUC below 0.5 of a single feature is turned round: its direction is chosen on train.
     """
     cells: dict[str, dict[str, list[tuple[tuple[float, ...], int]]]] = defaultdict(
         lambda: defaultdict(list)
     )
+    classes: dict[str, set[int]] = defaultdict(set)
+    for s in samples:
+        classes[s.source].add(s.label)
     for s, t in zip(samples, found, strict=True):
         if t and s.split in ("train", "val"):
-            cells[s.source][s.split].append((t.values, s.label))
+            name = s.source if len(classes[s.source]) == 2 else ONE_CLASS
+            cells[name][s.split].append((t.values, s.label))
     result = {}
     for source, split in sorted(cells.items()):
         if any(len({label for _, label in split[name]}) < 2 for name in ("train", "val")):

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from deepfake.views import to_pixels
 from training.augment import augment
-from training.data import Sample, balanced, read_image
+from training.data import Sample, read_image
 from training.forgeries import Forger
+from training.sampling import balanced
 from training.schedule import side
 
 Batches = DataLoader[tuple[Tensor, int, int]]

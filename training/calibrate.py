@@ -28,11 +28,12 @@ from deepfake.errors import DataError
 from deepfake.model import DeepfakeDetector
 from deepfake.pipeline import Pipeline
 from training.cli import check_numbers, keep_memory, parser, run
-from training.data import limited, of_split, read_samples
+from training.data import of_split, read_samples
 from training.decisions import operating_point, threshold_at, uncertain_band
 from training.evaluate import predictions
 from training.report import Result
 from training.robustness import treated
+from training.sampling import limited
 from training.scores import Floats, bootstrap, fit_calibration
 
 FALSE_POSITIVE_RATES = {"fpr5": 0.05, "fpr1": 0.01}

@@ -1,25 +1,25 @@
-"""Labelled images: from a folder or a manifest to samples, splits, folds and balanced epochs."""
+"""Labelled images: from a folder or a manifest to samples and splits."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import math
-import warnings
+import os
+import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
-from sklearn.model_selection import StratifiedGroupKFold
 
 from deepfake.errors import DataError
 
 LABELS = ("real", "fake")  # index = class of the network's output
 SPLITS = ("train", "val", "test")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
+JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
+SUFFIXES = {*JPEG, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 FIELDS = ("path", "label", "source", "generator", "group", "split", "landmarks")
 
 
@@ -58,6 +58,9 @@ def read_samples(data: Path, seed: int = 0, strict: bool = True) -> list[Sample]
     if not data.exists():
         raise DataError(f"{data} does not exist; give a data folder or a manifest CSV.")
     manifest = data / "manifest.csv" if data.is_dir() else data
+    if not manifest.is_file() and (data / "journal.jsonl").is_file():
+        # As a folder of photos they would have other groups, and so other splits.
+        raise DataError(f"{data} holds crops that are not all made yet; run training.crop again.")
     samples = _from_manifest(manifest) if manifest.is_file() else _from_folders(data)
     samples = [s if s.group else replace(s, group=s.name) for s in samples]
     samples = assign_splits(samples, seed)
@@ -67,14 +70,41 @@ def read_samples(data: Path, seed: int = 0, strict: bool = True) -> list[Sample]
 
 
 def _from_folders(data: Path) -> list[Sample]:
-    samples = []
+    samples, others = [], Counter[str]()
     for label, name in enumerate(LABELS):
         folder = data / name
         if not folder.is_dir():
             raise DataError(f"{data} needs a folder {name}/ with images, or a manifest.csv.")
-        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
-            samples.append(Sample(path, str(path.relative_to(data)), label))
+        for path in sorted(_files_below(folder)):
+            if path.suffix.lower() in SUFFIXES:
+                samples.append(Sample(path, _name(path, data), label))
+            elif not path.name.startswith("."):
+                others[path.suffix or "no suffix"] += 1
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+        print(f"warning: files in {data} that are passed over: {kinds}", file=sys.stderr)
     return samples
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files in and below a folder, also where folders are linked; of each real folder once."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link to a folder above it, or a second one to the same
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(place, name) for name in names)
+
+
+def _name(path: Path, data: Path) -> str:
+    name = str(path.relative_to(data))
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:  # Linux allows any bytes in a name, a manifest only text
+        raise DataError(f"The name {os.fsencode(name)!r} is not UTF-8; rename the file.") from error
+    return name
 
 
 def _from_manifest(manifest: Path) -> list[Sample]:
@@ -139,6 +169,12 @@ def stamp(photo: Path) -> list[int]:
     return [found.st_size, int(found.st_mtime)]
 
 
+def fingerprint(samples: Iterable[Sample]) -> str:
+    """SHA-256 of what a run is made of: names, labels, sources, splits and sizes of the files."""
+    told = [(s.name, s.label, s.source, s.split, stamp(s.path)[:1]) for s in samples]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
 def assign_splits(samples: Sequence[Sample], seed: int = 0) -> list[Sample]:
     """Give train/val/test (80/10/10) to samples without a split, whole groups at a time.
 
@@ -190,85 +226,6 @@ def of_split(samples: Iterable[Sample], split: str) -> list[Sample]:
             f"({len(chosen)} images in all); add data or name splits in a manifest."
         )
     return chosen
-
-
-def folds(
-    samples: Sequence[Sample], n_folds: int, seed: int
-) -> list[tuple[list[Sample], list[Sample]]]:
-    """Stratified group k-fold: (train, val) samples per fold, whole groups at a time.
-
-    Strata are label x source, so that every fold validates on every source, if it is big enough.
-
-    Raises:
-        DataError: some fold would have images of one class only.
-    """
-    strata = [f"{s.label}/{s.source}" for s in samples]
-    groups = [s.group for s in samples]
-    splitter = StratifiedGroupKFold(n_splits=n_folds, shuffle=True, random_state=seed)
-    for label, name in enumerate(LABELS):
-        found = len({s.group for s in samples if s.label == label})
-        if found < n_folds:
-            raise DataError(f"{found} group(s) of {name} images cannot make {n_folds} folds.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a source with fewer images than folds
-        dealt = list(splitter.split(np.zeros(len(strata)), strata, groups))
-    parts = [([samples[i] for i in train], [samples[i] for i in val]) for train, val in dealt]
-    if any(len({s.label for s in part}) < 2 for pair in parts for part in pair):
-        raise DataError(f"{n_folds} folds would leave one with a single class; take fewer.")
-    return parts
-
-
-def balanced(samples: Sequence[Sample], seed: int, evenness: float = 0.0) -> list[Sample]:
-    """As many reals as fakes: as many of each as the smaller class has.
-
-    Called with another seed each epoch, so that in the end all images of the larger class are
-    used. The order is shuffled.
-
-    Args:
-        evenness: how far the sources of a class share alike: 0 as they are, 1 the same share for
-            each; between, shares go with size to the power of 1 - evenness. Images of small
-            sources are then repeated within an epoch, those of large ones left out.
-    """
-    rng = np.random.default_rng(seed)
-    by_label = [[s for s in samples if s.label == label] for label in range(len(LABELS))]
-    size = min(len(group) for group in by_label)
-    drawn = []
-    for group in by_label:
-        cells = [
-            [s for s in group if s.source == name] for name in sorted({s.source for s in group})
-        ]
-        weights = np.array([len(cell) for cell in cells], dtype=float) ** (1 - evenness)
-        # Where sources keep their own sizes, all of the larger class is drawn from together.
-        cells, shares = (cells, weights / weights.sum()) if evenness else ([group], np.ones(1))
-        # Largest remainders: rounding each by itself could leave the classes uneven.
-        counts = np.floor(size * shares + 1e-9).astype(int)
-        most_left = np.argsort(counts - size * shares, kind="stable")
-        counts[most_left[: size - counts.sum()]] += 1
-        for cell, wanted in zip(cells, counts.tolist(), strict=True):
-            order = [i for _ in range(-(-wanted // len(cell))) for i in rng.permutation(len(cell))]
-            drawn += [cell[i] for i in order[:wanted]]
-    return [drawn[i] for i in rng.permutation(len(drawn))]
-
-
-def limited(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
-    """A random choice of ``limit`` samples: for rehearsals."""
-    if not limit or limit >= len(samples):
-        return samples
-    order = np.random.default_rng(seed).permutation(len(samples))[:limit]
-    return [samples[i] for i in order]
-
-
-def limited_per_cell(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
-    """A random choice of at most ``limit`` samples of each source and class; 0: all."""
-    if not limit:
-        return samples
-    rng, kept, counts = np.random.default_rng(seed), [], Counter[tuple[str, int]]()
-    for i in rng.permutation(len(samples)):
-        cell = (samples[i].source, samples[i].label)
-        if counts[cell] < limit:
-            counts[cell] += 1
-            kept.append(int(i))
-    return [samples[i] for i in sorted(kept)]
 
 
 def write_manifest(path: Path, samples: Iterable[Sample]) -> None:

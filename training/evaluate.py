@@ -23,8 +23,9 @@ from deepfake.errors import DataError, DeepfakeError, InternalError, OutOfMemory
 from deepfake.pipeline import Photo, Pipeline
 from deepfake.views import VIEWS
 from training.cli import check_numbers, keep_memory, parser, run
-from training.data import LABELS, SPLITS, Sample, limited, of_split, read_samples, stamp
+from training.data import LABELS, SPLITS, Sample, of_split, read_samples, stamp
 from training.report import Result, markdown, plot, summarise
+from training.sampling import limited
 from training.tables import to_json
 
 BATCH = 8  # photos per call of the pipeline

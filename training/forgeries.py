@@ -56,6 +56,7 @@ MIRRORED = [1, 0, 2, 4, 3]  # order of the landmarks in a mirrored face
 KINDS = {"part-swap": 0.6, "face-swap": 0.4, "self-blend": 0.4, "up-sampling": 0.4}
 """Kinds of forgeries, and how often each is made compared with the others that are chosen."""
 DEFAULT_KINDS = ("part-swap", "self-blend")
+SWAPS = ("part-swap", "face-swap")  # these need another face
 DONORS = 64  # faces whose landmarks are looked at for a swap
 NEAREST = 2  # of those that fit best, which are looked at for their colour: each has to be read
 SEAMLESS = 0.7  # share of part swaps whose colours are fitted along the seam, not as a whole
@@ -80,16 +81,27 @@ class Forger:
             source: np.stack([_shape(_points(s)) for s in reals])
             for source, reals in self.reals.items()
         }
+        self.groups = {
+            source: np.array([s.group for s in reals]) for source, reals in self.reals.items()
+        }
 
     def make(self, source: str, rng: Generator) -> Image.Image | None:
-        """A new forged crop (RGB, of its real face's size); None for a source without faces."""
+        """A new forged crop (RGB, of its real face's size); None for a source without faces.
+
+        A source that is one group, such as a video, has no donor for a swap: a self-blend is made
+        instead, if that is one of the kinds.
+        """
         faces = self.reals.get(source)
         if not faces:
             return None
         chosen = int(rng.integers(len(faces)))
         face = faces[chosen]
-        image, points = read_image(face.path), _points(face)
         kind = self.kinds[rng.choice(len(self.kinds), p=self.shares)]
+        if kind in SWAPS and (self.groups[source] == face.group).all():
+            if "self-blend" not in self.kinds:
+                return None
+            kind = "self-blend"
+        image, points = read_image(face.path), _points(face)
         if kind == "self-blend":
             return self_blend(image, points, rng)
         if kind == "up-sampling":
@@ -105,12 +117,9 @@ class Forger:
 
         Of the few that fit best the one whose skin is lit most like that of ``image``.
         """
-        faces, shapes = self.reals[source], self.shapes[source]
-        others = rng.integers(len(faces), size=DONORS)
+        faces, shapes, groups = self.reals[source], self.shapes[source], self.groups[source]
         # Not of the same group: another frame of its video would fit best, and hardly be a fake.
-        of_others = np.array([faces[i].group != faces[chosen].group for i in others])
-        of_others = of_others if of_others.any() else others != chosen
-        others = others[of_others] if of_others.any() else others
+        others = rng.choice(np.flatnonzero(groups != groups[chosen]), size=DONORS)
         # The landmarks of two faces, laid over one another, are the nearer the greater this is
         # (full Procrustes distance, in complex numbers: Kendall 1984).
         as_they_are = np.abs(shapes[others].conj() @ shapes[chosen])

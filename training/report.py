@@ -39,6 +39,7 @@ HEADINGS = {
 }
 
 POINT_SCORES = ("accuracy", "precision", "f1")  # of each operating point
+VIEW_SCORES = ("roc_auc", "accuracy")  # of one view and of three
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _decisions(
         for name, point in points.items():
             of_real, of_fake = rates(y, p, s, point.threshold)
             found |= {f"{name}/false_positive_rate": of_real, f"{name}/recall": of_fake}
-            there = mean_over_sources(y, p, s.tolist(), point.threshold)
+            there = mean_over_sources(y, p, s.tolist(), point.threshold, POINT_SCORES)
             found |= {f"{name}/{key}": there[key] for key in POINT_SCORES}
         decided = (p < low) | (p > high)
         wrong = (p > serving) != (y == 1)
@@ -119,9 +120,9 @@ def _decisions(
         found["coverage"] = mean_over_cells(decided, every, s)
         found["risk"] = mean_over_cells(wrong, decided, s)
         found["risk_all"] = mean_over_cells(wrong, every, s)
-        one = mean_over_sources(y, first[rows], s.tolist(), checkpoint.threshold)
-        three = mean_over_sources(y, p, s.tolist(), checkpoint.threshold)
-        for key in ("roc_auc", "accuracy"):
+        one = mean_over_sources(y, first[rows], s.tolist(), checkpoint.threshold, VIEW_SCORES)
+        three = mean_over_sources(y, p, s.tolist(), checkpoint.threshold, VIEW_SCORES)
+        for key in VIEW_SCORES:
             found |= {f"one_view/{key}": one[key], f"three_views/{key}": three[key]}
             found[f"gain/{key}"] = three[key] - one[key]
         return found

@@ -25,13 +25,16 @@ from deepfake.errors import DataError, DeepfakeError
 from deepfake.images import decode
 from deepfake.pipeline import Photo, Pipeline
 from training.cli import check_numbers, keep_memory, parser, run
-from training.data import SPLITS, Sample, limited_per_cell, of_split, read_samples
+from training.data import SPLITS, Sample, of_split, read_samples
 from training.evaluate import folder_of, predictions
 from training.report import Result, columns
+from training.sampling import limited_per_cell
 from training.scores import auc_by_source, bootstrap
 from training.tables import figure_cells, markdown_table, to_json
 
 Treatment = Callable[[Image.Image], Image.Image]
+
+MEANS = ("roc_auc", "false_positive_rate", "recall")  # over sources, of each treatment
 
 
 def jpeg(quality: int) -> Treatment:
@@ -151,7 +154,9 @@ def figures(results: list[Result], threshold: float, rounds: int) -> dict[str, A
         return {k: float(np.mean(list(v.values()))) if v else math.nan for k, v in found.items()}
 
     every = np.arange(len(answered))
-    values, spread = means(every), bootstrap(means, groups, sources, rounds, seed=0)
+    values, spread = means(every), dict.fromkeys(MEANS, (math.nan, math.nan))
+    if answered:  # a face that was made small enough is found in no photo
+        spread = bootstrap(means, groups, sources, rounds, seed=0)
     return {
         "photos": len(results),
         "unanswered": len(results) - len(answered),
@@ -189,7 +194,7 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     cells = []
     for name, row in rows.items():
-        means = figure_cells(row["mean"], ("roc_auc", "false_positive_rate", "recall"))
+        means = figure_cells(row["mean"], MEANS)
         aucs = [f"{row['sources']['roc_auc'].get(s, float('nan')):.3f}" for s in sources]
         title = f"{name} ({row['same']:.0%} of the crops are the same)" if "same" in row else name
         cells.append([title, *means, *aucs, str(row["unanswered"])])

@@ -22,27 +22,29 @@ _LOG_T = (float(np.log(0.05)), float(np.log(20)))  # of the temperature, to look
 SCORES = ("accuracy", "roc_auc", "precision", "recall", "f1", "ap", "eer", "ece")
 
 
-def scores(labels: Ints, p_fake: Floats, threshold: float = 0.5) -> dict[str, float]:
-    """All of ``SCORES``; NaN those that say nothing without the class that is missing."""
+def scores(
+    labels: Ints, p_fake: Floats, threshold: float = 0.5, keys: Sequence[str] = SCORES
+) -> dict[str, float]:
+    """Those of ``SCORES`` that are asked for; NaN what says nothing without a class that lacks."""
     predicted = (p_fake > threshold).astype(np.int64)
-    fakes = int(labels.sum())
+    fakes, called = int(labels.sum()), int(predicted.sum())
+    both = 0 < fakes < len(labels)
     true_positive = int(((predicted == 1) & (labels == 1)).sum())
-    found = dict.fromkeys(SCORES, float("nan")) | {
-        "accuracy": float((predicted == labels).mean()),
-        "ece": expected_calibration_error(labels, p_fake),
+    precision, recall = true_positive / max(1, called), true_positive / max(1, fakes)
+    of_any = {
+        "accuracy": lambda: float((predicted == labels).mean()),
+        "ece": lambda: expected_calibration_error(labels, p_fake),
     }
-    if fakes:
-        found["recall"] = recall = true_positive / fakes
-    if 0 < fakes < len(labels):
-        precision = true_positive / max(1, int(predicted.sum()))
-        found |= {
-            "roc_auc": float(metrics.roc_auc_score(labels, p_fake)),
-            "precision": precision,
-            "f1": 2 * precision * recall / max(precision + recall, 1e-12),
-            "ap": float(metrics.average_precision_score(labels, p_fake)),
-            "eer": equal_error_rate(labels, p_fake),
-        }
-    return found
+    of_fakes = {"recall": lambda: recall}
+    of_both = {
+        "roc_auc": lambda: float(metrics.roc_auc_score(labels, p_fake)),
+        "precision": lambda: precision,
+        "f1": lambda: 2 * precision * recall / max(precision + recall, 1e-12),
+        "ap": lambda: float(metrics.average_precision_score(labels, p_fake)),
+        "eer": lambda: equal_error_rate(labels, p_fake),
+    }
+    known = of_any | (of_fakes if fakes else {}) | (of_both if both else {})
+    return {key: known[key]() if key in known else float("nan") for key in keys}
 
 
 def confusion(labels: Ints, p_fake: Floats, threshold: float = 0.5) -> list[list[int]]:
@@ -97,16 +99,20 @@ def ece_if_calibrated(
 
 
 def mean_over_sources(
-    labels: Ints, p_fake: Floats, sources: Sequence[str], threshold: float = 0.5
+    labels: Ints,
+    p_fake: Floats,
+    sources: Sequence[str],
+    threshold: float = 0.5,
+    keys: Sequence[str] = SCORES,
 ) -> dict[str, float]:
-    """Every score per source, then their plain mean; of all photos where no source has it."""
+    """Each score per source, then their plain mean; of all photos where no source has it."""
     names = np.asarray(sources)
     chosen = [names == name for name in sorted(set(sources))]
-    rows = [scores(labels[c], p_fake[c], threshold) for c in chosen]
-    found = {key: np.array([row[key] for row in rows]) for key in SCORES}
+    rows = [scores(labels[c], p_fake[c], threshold, keys) for c in chosen]
+    found = {key: np.array([row[key] for row in rows]) for key in keys}
     known = {key: v[~np.isnan(v)] for key, v in found.items()}
-    whole = scores(labels, p_fake, threshold)
-    return {key: float(v.mean()) if len(v) else whole[key] for key, v in known.items()}
+    lacking = scores(labels, p_fake, threshold, [key for key, v in known.items() if not len(v)])
+    return {key: float(v.mean()) if len(v) else lacking[key] for key, v in known.items()}
 
 
 def auc_by_source(labels: Ints, p_fake: Floats, sources: Sequence[str]) -> dict[str, float]:
@@ -192,9 +198,19 @@ def fit_calibration(labels: Ints, p_fake: Floats) -> tuple[float, float]:
         A temperature in [0.05, 20] and an offset in [-10, 10].
     """
     loss = _negative_log_likelihood(labels, p_fake)
-    start = np.array([np.log(fit_temperature(labels, p_fake)), 0.0])
+    odds = logit(np.clip(p_fake, 1e-7, 1 - 1e-7)).reshape(len(labels), -1).mean(axis=1)
+    middle = (odds[labels == 0].mean() + odds[labels == 1].mean()) / 2
     bounds = [_LOG_T, (-10.0, 10.0)]
-    found = minimize(lambda x: loss(x[0], x[1]), start, method="Nelder-Mead", bounds=bounds)
+    # Where the odds are far off to one side, no temperature alone is any good, and from the best of
+    # them the search finds nothing better.
+    starts = ((np.log(fit_temperature(labels, p_fake)), 0.0), (0.0, np.clip(-middle, -9, 9)))
+    found = min(
+        (
+            minimize(lambda x: loss(x[0], x[1]), start, method="Nelder-Mead", bounds=bounds)
+            for start in starts
+        ),
+        key=lambda result: float(result.fun),
+    )
     return float(np.exp(found.x[0])), float(found.x[1])
 
 

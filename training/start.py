@@ -19,14 +19,18 @@ def initial_model(opt: argparse.Namespace, say: Callable[..., None]) -> Deepfake
     """The model of ``--backbone`` with the best start that can be had, and a line saying which.
 
     Raises:
-        DataError: ``--init`` or ``--backbone`` cannot be used, or not at ``--image-size``.
+        DataError: ``--init`` or ``--backbone`` cannot be used, or not at these sizes.
     """
+    option = "image_size"
     try:
         model = _create(opt, say).eval()
-        with torch.inference_mode():
-            model(torch.zeros(1, 3, opt.image_size, opt.image_size))
+        for option in ("image_size", "train_size", "first_size"):
+            side = getattr(opt, option)
+            with torch.inference_mode():
+                model(torch.zeros(1, 3, side, side))
     except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # timm's own refusals
-        wanted = f"--backbone {opt.backbone} with --image-size {opt.image_size}"
+        size = f"--{option.replace('_', '-')} {getattr(opt, option)}"
+        wanted = f"--backbone {opt.backbone} with {size}"
         reason = (str(error).splitlines() or [""])[0].rstrip(".")
         raise DataError(f"{wanted} cannot be used: {reason}.") from error
     return model

@@ -20,7 +20,6 @@ let the last call have them all:
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
@@ -35,7 +34,7 @@ from deepfake.checkpoint import load
 from deepfake.errors import DataError
 from deepfake.pipeline import Pipeline
 from training.cli import keep_memory, parser, run
-from training.data import of_split, read_image, read_samples
+from training.data import fingerprint, of_split, read_image, read_samples
 from training.recipes import ABLATIONS, BASE, RECIPES, WIDE, Arm, arms_of
 from training.report import Result
 from training.study_tables import ablation_row, leave_one_out_row, markdown, step_row
@@ -51,7 +50,8 @@ def train(arm: Arm, out: Path, shared: list[str]) -> Path:
         options += ["--leave-out", arm.left_out]
     if arm.seed is not None:
         options += ["--seed", str(arm.seed)]
-    wanted = json.dumps([str(arm.crops), *options])
+    crops = fingerprint(read_samples(arm.crops))
+    wanted = json.dumps([str(arm.crops), crops, *options])
     if not (finished.is_file() and finished.read_text(encoding="utf-8") == wanted):
         command = [sys.executable, "-m", "training.train", "--data", str(arm.crops)]
         command += ["--out", str(folder), *options]
@@ -65,8 +65,7 @@ def measure(checkpoint: Path, samples: list[Any]) -> list[Result]:
     """P(fake) of the three views of every crop, by the serving pipeline's classifier."""
     cache = checkpoint.with_name("validation.json")
     loaded = load(checkpoint)
-    names = hashlib.sha256("\n".join(str(s.path) for s in samples).encode()).hexdigest()
-    key = {"checkpoint": loaded.sha256, "samples": names}
+    key = {"checkpoint": loaded.sha256, "samples": fingerprint(samples)}
     if cache.is_file():
         known = json.loads(cache.read_text(encoding="utf-8"))
         if {name: known.get(name) for name in key} == key:

@@ -28,8 +28,9 @@ from deepfake.checkpoint import IMAGE_SIZES
 from deepfake.errors import DataError
 from deepfake.model import DEFAULT_BACKBONE
 from training.cli import check_numbers, keep_memory, parser, run
-from training.data import Sample, folds, limited, of_split, read_samples
+from training.data import Sample, of_split, read_samples
 from training.forgeries import DEFAULT_KINDS, KINDS
+from training.sampling import folds, limited
 from training.trainer import RUN_FILES, Trainer
 
 

@@ -23,7 +23,7 @@ from deepfake.checkpoint import Checkpoint, save
 from deepfake.errors import DataError
 from deepfake.model import DeepfakeDetector
 from training.batches import Batches, share_of, training_batches, validation_batches
-from training.data import Sample
+from training.data import Sample, fingerprint
 from training.depthwise import FastDepthwise
 from training.forgeries import Forger
 from training.losses import focal_loss
@@ -67,6 +67,7 @@ class Trainer:
         out: Path,
     ) -> None:
         self.opt, self.acc, self.train, self.val, self.out = opt, accelerator, train, val, out
+        self.crops = fingerprint([*train, *val])
         self.forger = Forger(train, opt.forgeries)
         self.steps = len(self._batches(1))
         torch.manual_seed(opt.seed)
@@ -214,6 +215,7 @@ class Trainer:
         state = self.state
         content = {
             "options": _plain(self.opt),
+            "crops": self.crops,
             "model": state.model.state_dict(),
             "average": state.average.state_dict(),
             "optimizer": state.optimizer.state_dict(),
@@ -239,6 +241,11 @@ class Trainer:
             raise DataError(
                 f"{self.out} holds a run with another --{changed[0].replace('_', '-')}; "
                 "give another --out, or --fresh to start over."
+            )
+        if content.get("crops", self.crops) != self.crops:
+            raise DataError(
+                f"{self.out} holds a run on other crops than there are now; give another --out, or "
+                "--fresh to start over."
             )
         state = self.state
         state.model.load_state_dict(content["model"])

@@ -92,6 +92,20 @@ def test_a_copy_in_another_split_and_telling_files_are_found(
     assert report["findings"] == [line.removeprefix("FOUND: ") for line in (duplicates, telling)]
 
 
+def test_sources_of_one_class_are_told_apart_together(command: Command, tmp_path: Path) -> None:
+    """A camera's real photos and a generator's fakes: the shortcut that is easiest to have."""
+    rows = [
+        row
+        for row in make(tmp_path, "all", 3, fake_quality=75)
+        for row in [row | {"source": {"real": "camera", "fake": "generator"}[row["label"]]}]
+    ]
+    write_table(tmp_path / "manifest.csv", rows)
+    status, said, _ = audit(command, tmp_path, tmp_path)
+    assert status == 1
+    (telling,) = found(said)
+    assert telling.startswith("FOUND: sources of one class, together: real and fake are told apart")
+
+
 def test_a_group_in_two_splits_and_unreadable_files_are_reported(
     command: Command, clean: Path, tmp_path: Path
 ) -> None:

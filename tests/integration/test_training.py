@@ -23,6 +23,8 @@ from tests.integration.conftest import (
     epochs,
     program,
     start,
+    table,
+    write_table,
 )
 
 
@@ -126,6 +128,21 @@ def test_a_finished_run_is_left_as_it_is(train: Train, tmp_path: Path) -> None:
     assert "best epoch 1" in said
     assert (tmp_path / "saved_model.pth").read_bytes() == before
     assert len(epochs(tmp_path)) == 1
+
+
+def test_other_crops_do_not_go_on_with_a_run(
+    train: Train, face_crops: Path, tmp_path: Path
+) -> None:
+    """Nor is a finished run on the old ones taken for one on the new."""
+    data = copy_manifest(face_crops, tmp_path / "crops", lambda row: {})
+    options = ("--data", data, "--epochs", 1)
+    assert train(tmp_path / "run", *options)[0] == 0
+    rows = table(data / "manifest.csv")
+    write_table(data / "manifest.csv", [*rows, rows[0] | {"group": "new"}])
+    said = sentence(train(tmp_path / "run", *options))
+    assert "other crops" in said
+    assert "--fresh" in said
+    assert train(tmp_path / "run", *options, "--fresh")[0] == 0
 
 
 def test_other_options_do_not_go_on_with_a_run(train: Train, tmp_path: Path) -> None:
@@ -309,6 +326,7 @@ def test_a_start_that_does_not_fit_is_refused(train: Train, tmp_path: Path) -> N
         (["--backbone", "efficientnet_b44"], "timm knows no backbone 'efficientnet_b44'"),
         (["--backbone", "efficientnet_b4.made_up"], "made_up"),
         (["--backbone", "test_vit", "--image-size", "65"], "--image-size 65 cannot be used"),
+        (["--backbone", "test_vit", "--train-size", "50"], "--train-size 50 cannot be used"),
         (["--backbone", "crossvit_tiny_240"], "crossvit_tiny_240"),
         (["--batch-size", "0"], "--batch-size is 0"),
         (["--lr", "nan"], "--lr is nan"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +10,8 @@ from pathlib import Path
 import pytest
 
 from deepfake.errors import DataError
-from training.data import (
-    Sample,
-    assign_splits,
-    balanced,
-    folds,
-    limited,
-    of_split,
-    read_samples,
-    write_manifest,
-)
+from training.data import Sample, assign_splits, of_split, read_samples, write_manifest
+from training.sampling import balanced, folds, limited
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -55,6 +48,44 @@ def refusal(data: Path) -> str:
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+def test_linked_folders_are_looked_into_once(tmp_path: Path) -> None:
+    folder(tmp_path / "data", ["a.png"], ["b.png"])
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "c.jfif").touch()
+    (tmp_path / "data" / "real" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "data" / "real" / "round").symlink_to(tmp_path / "data" / "real")
+    names = [s.name for s in read_samples(tmp_path / "data")]
+    assert names == ["real/a.png", "real/linked/c.jfif", "fake/b.png"]
+
+
+def test_files_that_are_passed_over_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read_samples(folder(tmp_path, ["a.png", ".hidden"], ["b.png"]))
+    assert capsys.readouterr().err == ""
+    read_samples(folder(tmp_path, ["a.heic", "b.heic"], ["text"]))
+    assert "passed over: 2 .heic, 1 no suffix" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_anything_is_made_of_it(tmp_path: Path) -> None:
+    folder(tmp_path, ["a.png"], ["b.png"])
+    name = os.fsencode(tmp_path) + b"/real/M\xfcller.jpg"
+    try:
+        open(name, "wb").close()
+    except OSError:
+        pytest.skip("this file system has only names in UTF-8")
+    assert "M\\xfcller.jpg" in refusal(tmp_path)
+
+
+def test_crops_that_are_not_all_made_are_no_data(tmp_path: Path) -> None:
+    """Their names are not the photos': dealt by them, a test photo may be trained on."""
+    crops = folder(tmp_path, ["a.png.png"], ["b.png.png"])
+    (crops / "journal.jsonl").touch()
+    assert "training.crop" in refusal(crops)
+    write(crops / "manifest.csv", "path,label", "real/a.png.png,real", "fake/b.png.png,fake")
+    assert len(read_samples(crops)) == 2
 
 
 def test_a_folder_gives_its_images_with_their_labels(tmp_path: Path) -> None:
@@ -331,3 +362,10 @@ def test_a_limit_takes_a_random_choice() -> None:
     assert chosen == limited(samples, 20, seed=0)
     assert chosen != limited(samples, 20, seed=1)
     assert limited(samples, 0, seed=0) == limited(samples, 99, seed=0) == samples
+
+
+def test_many_small_sources_can_be_folded_too() -> None:
+    """None of them has as many images as there are folds."""
+    for train, val in folds(made(80, sources=20), 5, seed=0):
+        assert Counter(s.label for s in val) == {0: 8, 1: 8}
+        assert not {s.group for s in train} & {s.group for s in val}

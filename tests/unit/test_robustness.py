@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from deepfake.errors import BrokenImage, DataError
-from training.data import Sample, limited_per_cell
+from training.data import Sample
 from training.report import Result
 from training.robustness import TREATMENTS, figures, markdown, same_answers, treated
+from training.sampling import limited_per_cell
 
 
 def values(image: Image.Image) -> np.ndarray:
@@ -47,6 +48,15 @@ def test_treatments_do_what_they_are_called(astronaut: Image.Image) -> None:
     assert detail(of("blur 2 px")) < detail(of("blur 1 px")) < detail(plain)
     warm = of("colour grade").mean(axis=(0, 1)) / plain.mean(axis=(0, 1))
     assert warm[0] > warm[2]
+
+
+def test_a_treatment_after_which_no_face_is_found_leaves_a_row_without_figures() -> None:
+    sample = Sample(Path("a.jpg"), "a.jpg", 1, "camera", group="a.jpg")
+    row = figures([Result(sample, error="no_face")], 0.5, rounds=10)
+    assert row["unanswered"] == row["photos"] == 1
+    about = {"checkpoint": "ab" * 32, "runtime": "some", "split": "test", "point": "p"}
+    text = markdown(about | {"threshold": 0.5, "treatments": {"size x 0.25": row}})
+    assert "| size x 0.25 | n/a | n/a | n/a | 1 |" in text
 
 
 def test_a_screenshot_shows_the_photo_larger_and_framed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -278,6 +280,32 @@ def test_the_offset_that_was_put_in_is_found(offset: float) -> None:
     labels = (rng.uniform(0, 1, 50_000) < expit(odds)).astype(np.int64)
     shown = expit(odds * 2 - offset)  # too sure, and off to one side
     assert fit_calibration(labels, shown) == pytest.approx((2, offset), rel=0.05, abs=0.05)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_odds_far_off_to_the_side_of_the_smaller_class_are_calibrated(sign: int) -> None:
+    """Of which no temperature alone makes anything."""
+    rng = np.random.default_rng(0)
+    odds = np.concatenate([rng.normal(-3, 1.5, 200), rng.normal(-1, 1.5, 1000)])
+    labels = np.repeat([0, 1], [200, 1000])
+    if sign < 0:
+        odds, labels = -odds, 1 - labels
+    temperature, offset = fit_calibration(labels, expit(odds))
+    # Of two normal distributions alike but for their means the odds are a line (logistic).
+    slope = 2 / 1.5**2
+    assert 1 / temperature == pytest.approx(slope, rel=0.15)
+    assert offset / temperature == pytest.approx(sign * (slope * 2 + math.log(5)), rel=0.15)
+
+
+def test_only_the_scores_that_are_asked_for_are_made() -> None:
+    labels, p_fake = drawn()
+    whole = scores(labels, p_fake)
+    assert list(whole) == list(SCORES)
+    for key in SCORES:
+        assert scores(labels, p_fake, keys=[key]) == {key: whole[key]}
+    sources = ["a", "b"] * (len(labels) // 2)
+    mean = mean_over_sources(labels, p_fake, sources)
+    assert mean_over_sources(labels, p_fake, sources, keys=["f1"]) == {"f1": mean["f1"]}
 
 
 def test_where_no_offset_was_put_in_the_temperature_alone_is_as_good() -> None:
