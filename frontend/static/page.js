@@ -58,6 +58,8 @@ function add(name, size, fillIn) {
   }
   answer.append(job.card);
   document.body.classList.add("answered");
+  // Results are kept nowhere but on this page.
+  for (const link of document.querySelectorAll("nav a:not([aria-current])")) link.target = "_blank";
   if (waiting.length + running === 0) job.card.scrollIntoView({ block: "nearest" });
   enqueue(job);
 }
@@ -110,7 +112,9 @@ async function examine(job) {
 /** Too many photos in too short a time: this one goes on, before the others, after so many s. */
 function pause(job, seconds) {
   job.card.querySelector("progress").value = 0;
-  job.card.querySelector(".state").textContent = fill(words.pausing, { seconds });
+  const text = fill(words.pausing, { seconds });
+  job.card.querySelector(".state").textContent = text;
+  tell(job, text);
   waiting.unshift(job);
   pausedUntil = Math.max(pausedUntil, performance.now() + 1000 * seconds);
   setTimeout(next, pausedUntil - performance.now() + 50);
@@ -142,6 +146,7 @@ function send(job, options, onProgress) {
       onProgress(event.loaded / event.total);
     };
     request.upload.onload = () => onProgress(1);
+    request.onprogress = patience; // pictures of many faces take their time to come, too
     request.onload = () => {
       const page = new DOMParser().parseFromString(request.responseText, "text/html");
       renew(page);
@@ -162,19 +167,33 @@ function renew(page) {
 function progress(job, share) {
   const bar = job.card.querySelector("progress");
   const state = job.card.querySelector(".state");
-  if (share < 1) bar.value = share;
-  else bar.removeAttribute("value"); // how long the network takes is not known
+  if (share < 1) {
+    bar.value = share;
+  } else {
+    bar.removeAttribute("value"); // how long the network takes is not known
+    tell(job, words.examining);
+  }
   state.textContent =
     share < 1 ? fill(words.sending, { percent: Math.floor(100 * share) }) : words.examining;
 }
 
 function place(job, part) {
   const failed = part.classList.contains("error");
-  if (failed) addActions(job, part);
+  if (failed) {
+    if (!part.querySelector(".file")) part.prepend(nameOf(job)); // refused before it was looked at
+    addActions(job, part);
+  }
   replace(job, part);
   jobs.set(part, job);
   announce(job.name, part);
   if (!failed && answer.children.length === 1) part.scrollIntoView({ block: "nearest" });
+}
+
+function nameOf(job) {
+  const name = document.createElement("p");
+  name.className = "file";
+  name.textContent = job.name;
+  return name;
 }
 
 function fail(job, title, advice) {
@@ -196,6 +215,11 @@ function replace(job, part) {
     part.tabIndex = -1;
     part.focus();
   }
+}
+
+/** Say to those who do not see it what becomes of a photo. */
+function tell(job, text) {
+  status.textContent = `${job.name}: ${text}`;
 }
 
 function announce(name, part) {
@@ -275,11 +299,17 @@ form.addEventListener("submit", (event) => {
 });
 
 for (const input of form.querySelectorAll("input[type=file]")) {
-  input.addEventListener("change", () => {
+  const taken = () => {
     if (input.files.length > 0) take(input.files);
     input.value = ""; // so that the same photo can be chosen again
-  });
+  };
+  input.addEventListener("change", taken);
+  taken(); // chosen before this script was there
 }
+
+window.addEventListener("beforeunload", (event) => {
+  if (running + waiting.length > 0) event.preventDefault();
+});
 
 answer.addEventListener("click", (event) => {
   if (event.target.matches(".print")) print(event.target.closest(".result"));

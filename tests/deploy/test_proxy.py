@@ -158,3 +158,26 @@ def test_what_the_proxy_itself_refuses_is_typed_and_kept_nowhere(proxy: int) -> 
     assert answer.headers["Cache-Control"] == "no-store"
     for path in ("/healthz", "/readyz"):
         assert requests.get(f"http://127.0.0.1:{proxy}{path}", timeout=10).status_code == 404
+
+
+def test_while_there_is_no_page_people_and_programs_are_told_to_come_back(tmp_path: Path) -> None:
+    text, port, _ = here(tmp_path)
+    (tmp_path / "nginx.conf").write_text(text, encoding="utf-8")
+    with process("nginx", "-e", tmp_path / "error.log", "-c", tmp_path / "nginx.conf"):
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                shown = requests.get(f"http://127.0.0.1:{port}/", timeout=20)
+                break
+            except requests.ConnectionError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        told = requests.post(f"http://127.0.0.1:{port}/api/detect", data=b"photo", timeout=20)
+    for answer in (shown, told):
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) > 0
+        assert answer.headers["Cache-Control"] == "no-store"
+    assert shown.headers["Content-Type"] == "text/html"
+    assert "being restarted" in shown.text
+    assert told.json()["error"]["code"] == "backend_unreachable"
+    validate(told.json(), "PageError")

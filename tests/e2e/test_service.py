@@ -182,19 +182,26 @@ def metric(service: Service, name: str, **labels: str) -> float:
     return total
 
 
+def until_counted(service: Service, name: str, count: float) -> None:
+    """TorchServe reads metrics from the worker's output, by and by."""
+    deadline = time.monotonic() + 30
+    while metric(service, name) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_metrics_count_verdicts_errors_and_stages(service: Service) -> None:
-    verdict = post(service, data=ASTRONAUT).json()["verdict"]
     seconds = [f"deepfake_{s}_seconds_count" for s in ("decode", "detect", "classify", "request")]
+    earlier = metric(service, seconds[3])
+    verdict = post(service, data=ASTRONAUT).json()["verdict"]
+    until_counted(service, seconds[3], earlier + 1)
     counters = [*seconds, "deepfake_faces_per_image_count", "deepfake_fake_probability_count"]
     before = {name: metric(service, name) for name in counters}
     verdicts = metric(service, "deepfake_verdicts_total", label=verdict)
     errors = metric(service, "deepfake_errors_total", code="no_face")
     post(service, data=ASTRONAUT)
     post(service, data=png(GREY))
-    deadline = time.monotonic() + 10  # TorchServe reads them from the worker's output, by and by
-    while metric(service, "deepfake_errors_total", code="no_face") == errors:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until_counted(service, seconds[3], earlier + 3)
     assert metric(service, "deepfake_errors_total", code="no_face") == errors + 1
     assert metric(service, "deepfake_verdicts_total", label=verdict) == verdicts + 1
     assert metric(service, "deepfake_classify_seconds_count") == before[seconds[2]] + 1

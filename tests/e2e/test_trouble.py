@@ -53,9 +53,13 @@ def test_without_a_cookie_it_is_said_what_is_missing(open_page: Open) -> None:
     choose(page, FAKE)
     failed = page.locator(".error")
     expect(failed).to_contain_text(WORDS["errors"]["form_expired"]["title"])
+    expect(failed.locator(".file")).to_have_text(FAKE.name)
     page.unroute("**/")
+    choose(page, FAKES[0])
+    expect(page.locator(".result")).to_have_count(1)
+    expect(failed).to_have_count(1)  # it has not gone for the next one
     failed.get_by_role("button", name="Try again").click()
-    expect(page.locator(".result")).to_be_visible()
+    expect(page.locator(".result")).to_have_count(2)
 
 
 def test_more_photos_than_a_rate_allows_go_on_by_themselves(open_page: Open) -> None:
@@ -70,10 +74,21 @@ def test_more_photos_than_a_rate_allows_go_on_by_themselves(open_page: Open) -> 
         route.fulfill(status=429, body="<p>Later.</p>", headers={"Retry-After": "10"})
 
     page.route("**/", refuse)
+    page.evaluate(
+        """() => {
+          const status = document.getElementById("status");
+          window.told = [];
+          const seen = new MutationObserver(() => told.push(status.textContent));
+          seen.observe(status, { childList: true });
+        }"""
+    )
     choose(page, *FAKES[:4])
     expect(page.locator(".state").filter(has_text="goes on in").first).to_be_visible()
     settled(page, 4)
     expect(page.locator(".result")).to_have_count(4)
+    told = page.evaluate("told")  # to those who do not see the page
+    assert any("goes on in" in text for text in told)
+    assert f"{FAKES[3].name}: {WORDS['script']['examining']}" in told
 
 
 def test_a_rate_that_lasts_for_hours_is_told(open_page: Open) -> None:
@@ -83,8 +98,39 @@ def test_a_rate_that_lasts_for_hours_is_told(open_page: Open) -> None:
     expect(page.locator(".error .headline")).to_have_text(WORDS["script"]["busy"])
 
 
-def test_a_slow_line_is_no_lost_one(open_page: Open, tmp_path: Path) -> None:
-    """The time without an answer counts from the last byte that went, not from the first."""
+def test_a_photo_chosen_before_the_script_came_is_sent(open_page: Open) -> None:
+    page = open_page("/docs/api")
+    held: list[Route] = []
+    page.route("**/page.js", lambda route: held.append(route))
+    page.goto(page.url.removesuffix("docs/api"), wait_until="commit")
+    choose(page, FAKE)
+    wait_for(page, held, 1)
+    held[0].continue_()
+    settled(page, 1)
+    expect(page.locator(".result .file")).to_have_text(FAKE.name)
+
+
+def test_who_leaves_while_photos_are_under_way_is_asked(open_page: Open) -> None:
+    page = open_page()
+    card = page.get_by_role("navigation").get_by_role("link", name=WORDS["site"]["card"])
+    expect(card).not_to_have_attribute("target", "_blank")
+    held: list[Route] = []
+    page.route("**/", lambda route: held.append(route))
+    page.locator("h1").click()  # browsers ask nobody who has not touched the page
+    choose(page, FAKE)
+    wait_for(page, held, 1)
+    with page.expect_event("dialog") as asked:
+        page.evaluate("setTimeout(() => location.reload())")
+    assert asked.value.type == "beforeunload"
+    asked.value.dismiss()
+    held[0].continue_()
+    settled(page, 1)
+    expect(card).to_have_attribute("target", "_blank")  # the results are on this page alone
+
+
+@pytest.mark.parametrize("way", ["upload", "download"])
+def test_a_slow_line_is_no_lost_one(open_page: Open, tmp_path: Path, way: str) -> None:
+    """The time without an answer counts from the last byte, not from the first."""
     page = open_page("/docs/api")
     script = (ROOT / "frontend" / "static" / "page.js").read_text(encoding="utf-8")
     impatient = script.replace("TIMEOUT = 120_000", "TIMEOUT = 15_000")
@@ -95,7 +141,8 @@ def test_a_slow_line_is_no_lost_one(open_page: Open, tmp_path: Path) -> None:
     page.goto(page.url.removesuffix("docs/api"))
     photo = tmp_path / "photo.bmp"
     Image.open(FAKE).convert("RGB").resize((720, 720)).save(photo)  # 1.6 MB
-    limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 60_000}
+    limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    limits[f"{way}Throughput"] = {"upload": 60_000, "download": 8_000}[way]
     page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", limits)
     choose(page, photo)
     settled(page, 1)

@@ -79,7 +79,10 @@ MULTIPART = {"Content-Type": "multipart/form-data; boundary=x"}
 ODD: dict[str, dict[str, Any]] = {
     "form without an end": {"data": b"--x\r\n" + FIELD % b"a" + GOOD, "headers": MULTIPART},
     "form of nothing": {"data": b"", "headers": MULTIPART},
-    "form of another boundary": {"data": form(FIELD % b"a" + GOOD, boundary=b"y")},
+    "form of another boundary": {
+        "data": form(FIELD % b"a" + GOOD, boundary=b"y"),
+        "headers": MULTIPART,
+    },
     "form without a boundary": {
         "data": form(FIELD % b"a" + GOOD),
         "headers": {"Content-Type": "multipart/form-data"},

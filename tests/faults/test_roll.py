@@ -46,7 +46,7 @@ def command(program: str, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "make stop"])
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGHUP", "make stop"])
 def test_stopping_finishes_what_is_under_way(launch: Start, how: str) -> None:
     service = launch()
     everything, folder = processes(service), service.logs
@@ -54,8 +54,8 @@ def test_stopping_finishes_what_is_under_way(launch: Start, how: str) -> None:
     with Load(api(service), clients=6) as load:
         time.sleep(2)
         told = time.monotonic()
-        if how == "SIGTERM":
-            service.process.send_signal(signal.SIGTERM)
+        if how.startswith("SIG"):  # SIGHUP: the terminal was closed
+            service.process.send_signal(signal.Signals[how])
         else:
             done = command("deploy.stop", "--logs", str(folder))
             assert "stopped" in done.stdout, done.stderr
@@ -65,6 +65,7 @@ def test_stopping_finishes_what_is_under_way(launch: Start, how: str) -> None:
     begun_before = [o for o in load.outcomes if o.begun < told - 0.1]
     assert {o.status for o in begun_before} == {200}, "what was under way was finished"
     later = {o.code for o in load.outcomes if o.status != 200}
+    assert "stopping" in later
     assert later <= {"stopping", "ConnectionError"}, later
     assert took < 90
     assert left(everything) == [], "nothing is orphaned"

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from frontend import server
 from tests.e2e.conftest import Service
 from tests.faults.conftest import Start, workers
 from tests.faults.load import PHOTO, Load, record
@@ -37,9 +38,10 @@ STALLS = {
 
 @pytest.mark.parametrize("sent", STALLS)
 def test_uploads_that_stall_hold_nobody_up(shared: Service, sent: str) -> None:
-    """Twice as many as the page has threads."""
+    """More of them than the page has threads."""
+    count = server.threads + 16
     with contextlib.ExitStack() as stack:
-        stalled = [stack.enter_context(connect(shared.page)) for _ in range(16)]
+        stalled = [stack.enter_context(connect(shared.page)) for _ in range(count)]
         for each in stalled:
             each.sendall(STALLS[sent])
         time.sleep(1)
@@ -51,7 +53,9 @@ def test_uploads_that_stall_hold_nobody_up(shared: Service, sent: str) -> None:
         took = time.monotonic() - began
     # An answer where there was a request to answer, else the connection is closed.
     assert {end for end in ends if end} <= {b"HTTP/1.1 408", b"HTTP/1.1 400"}, ends
-    record(f"16 uploads stalled after {sent}", load, first_answer_s=answered, all_dropped_s=took)
+    record(
+        f"{count} uploads stalled after {sent}", load, first_answer_s=answered, all_dropped_s=took
+    )
 
 
 def end_of(connection: socket.socket) -> bytes:

@@ -173,6 +173,17 @@ def test_the_switch_moves_new_requests_to_another_server(serve: Serve, tmp_path:
     assert (len(old.asked), len(new.asked)) == (1, 3)
 
 
+def test_while_the_service_stops_nothing_new_is_begun(serve: Serve, tmp_path: Path) -> None:
+    server = serve()
+    switch = tmp_path / "backend.json"
+    switch.write_text(json.dumps({"stopping": True}))
+    with pytest.raises(BackendError) as refused:
+        client(server, switch=switch).detect(b"photo", "image/jpeg")
+    assert (refused.value.code, refused.value.status) == ("stopping", 503)
+    assert refused.value.retry_after
+    assert server.asked == []
+
+
 def test_a_request_whose_server_has_gone_meanwhile_is_answered_by_the_new_one(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

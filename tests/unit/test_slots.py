@@ -65,7 +65,7 @@ def test_a_place_is_given_back_whatever_happens(server: Server, page: Page) -> N
 
 
 def test_waiting_for_a_place_is_part_of_the_time_for_an_answer(server: Server, page: Page) -> None:
-    server.seconds, app, codes = 2.4, page(SLOT_WAIT=9, TIMEOUT=4), []
+    server.seconds, app, codes = 4.0, page(SLOT_WAIT=9, TIMEOUT=6), []
     threads = [threading.Thread(target=lambda: codes.append(send(app)[0])) for _ in range(2)]
     threads[0].start()
     while not server.asked:
