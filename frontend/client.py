@@ -151,6 +151,9 @@ class Client:
         session.auth = auth
         # A proxy set in the environment must not get to see people's photos.
         session.trust_env = False
+        # A connection that is kept would go on to lead to a pod that is about to stop, and none to
+        # a new one.
+        session.headers["Connection"] = "close"
         return Backend(
             f"{url.rstrip('/')}/predictions/{self._model}",
             f"{url.rstrip('/')}/explanations/{self._model}",

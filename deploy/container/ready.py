@@ -4,6 +4,9 @@ TorchServe's own ``/ping`` says Healthy before the model is loaded and while its
 and again. The management API, which says the truth, listens inside the container only. Runs every
 few seconds, so it imports nothing that is slow.
 
+Where it has failed for ``PATIENCE`` seconds on end it ends TorchServe, so that Docker starts the
+container again, as Kubernetes would by itself: Docker alone leaves an unhealthy one as it is.
+
 It also hands TorchServe's inference token on to the page, through the file that
 DEEPFAKE_TOKEN_FILE names, if token authorisation is on: who may run here may read the keys.
 """
@@ -14,13 +17,17 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from deploy import tokens
 
-KEY_FILE = Path(tempfile.gettempdir(), "torchserve", tokens.NAME)  # where serve.py starts Java
+HOME = Path(tempfile.gettempdir(), "torchserve")  # where serve.py starts Java
+KEY_FILE = HOME / tokens.NAME
+PATIENCE = 420.0  # TorchServe itself starts a dead worker again, for 300 s, and then never
 
 
 def ready(port: int = 8081, model: str = "deepfake") -> bool:
@@ -43,7 +50,22 @@ def hand_on_token(port: int = 8081) -> None:
         tokens.hand_on(KEY_FILE, Path(target), port)
 
 
+def end_if_lost(is_ready: bool, home: Path = HOME) -> None:
+    """End TorchServe when each look has found it not ready for ``PATIENCE`` seconds."""
+    since = home / "not-ready"
+    if is_ready:
+        since.unlink(missing_ok=True)
+    elif not since.exists():
+        since.touch()
+    elif time.time() - since.stat().st_mtime > PATIENCE:
+        since.unlink()  # Java has as long to end; Docker then starts another
+        os.kill(int((home / "pid").read_text(encoding="utf-8")), signal.SIGTERM)
+
+
 if __name__ == "__main__":
     with contextlib.suppress(OSError, http.client.HTTPException):
         hand_on_token()  # before a worker is READY: the page then says that, and not "refused"
-    sys.exit(0 if ready() else 1)
+    found = ready()
+    with contextlib.suppress(OSError, ValueError):
+        end_if_lost(found)
+    sys.exit(0 if found else 1)

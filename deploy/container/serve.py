@@ -41,6 +41,7 @@ def main() -> None:
     shutil.rmtree(temp, ignore_errors=True)
     temp.mkdir(mode=0o700)
     os.chdir(temp)
+    (temp / "pid").write_text(str(os.getpid()), encoding="utf-8")  # Java's, which keeps it
     metrics = str(ROOT / "handler" / "metrics.yaml")  # the one in config.properties is relative
     command = java_command(
         ROOT / "model_store", str(temp), ROOT / "deploy" / "container" / "log4j2.xml"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import signal
+import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +78,7 @@ def test_the_entry_point_becomes_java(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert environment["TS_METRICS_ADDRESS"] == "http://torchserve-metrics:8082"
     assert [len(cpus) for cpus in pinned] == [1]
     assert Path.cwd() == tmp_path / "torchserve"
+    assert (tmp_path / "torchserve" / "pid").read_text(encoding="utf-8") == str(os.getpid())
     assert not left.exists()
 
 
@@ -127,3 +131,39 @@ def test_the_health_check_wants_a_ready_worker(
 
 def test_the_health_check_fails_when_nobody_answers(port: int) -> None:
     assert ready.ready(port=1) is False
+
+
+@pytest.fixture
+def torchserve(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Any process, noted as serve.py notes Java's."""
+    with subprocess.Popen(["sleep", "60"]) as process:
+        (tmp_path / "pid").write_text(str(process.pid), encoding="utf-8")
+        yield process
+        process.kill()
+
+
+def failed_for(seconds: float, home: Path) -> None:
+    """As if the first of the failures in a row were so long ago."""
+    ready.end_if_lost(False, home)
+    then = time.time() - seconds
+    os.utime(home / "not-ready", (then, then))
+
+
+def test_a_torchserve_that_is_lost_is_ended(
+    torchserve: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    failed_for(ready.PATIENCE - 60, tmp_path)
+    ready.end_if_lost(False, tmp_path)
+    assert torchserve.poll() is None
+    failed_for(ready.PATIENCE + 60, tmp_path)
+    ready.end_if_lost(False, tmp_path)
+    assert torchserve.wait(10) == -signal.SIGTERM
+
+
+def test_but_not_one_that_was_ready_meanwhile(
+    torchserve: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    failed_for(ready.PATIENCE + 60, tmp_path)
+    ready.end_if_lost(True, tmp_path)
+    ready.end_if_lost(False, tmp_path)
+    assert torchserve.poll() is None

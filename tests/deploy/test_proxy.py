@@ -160,6 +160,14 @@ def test_what_the_proxy_itself_refuses_is_typed_and_kept_nowhere(proxy: int) -> 
         assert requests.get(f"http://127.0.0.1:{proxy}{path}", timeout=10).status_code == 404
 
 
+def test_a_claimed_scheme_is_not_believed(proxy: int) -> None:
+    url, claimed = f"http://127.0.0.1:{proxy}/docs/api", {"X-Forwarded-Proto": "https"}
+    for headers in ({}, claimed):
+        text = requests.get(url, headers=headers, timeout=10).text
+        assert f"http://127.0.0.1:{proxy}/api/detect" in text
+        assert f"https://127.0.0.1:{proxy}" not in text
+
+
 def test_while_there_is_no_page_people_and_programs_are_told_to_come_back(tmp_path: Path) -> None:
     text, port, _ = here(tmp_path)
     (tmp_path / "nginx.conf").write_text(text, encoding="utf-8")
