@@ -92,6 +92,8 @@ def start(logs: Path, *extra: str, command: list[str] | None = None) -> Service:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # As in a terminal, also where nohup started the tests.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     # A start that hangs must fail here, not at the limit of the whole run.
     watchdog = threading.Timer(240, os.killpg, (process.pid, signal.SIGTERM))

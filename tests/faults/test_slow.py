@@ -51,8 +51,10 @@ def test_uploads_that_stall_hold_nobody_up(shared: Service, sent: str) -> None:
         load.check()
         ends = [end_of(each) for each in stalled]
         took = time.monotonic() - began
-    # An answer where there was a request to answer, else the connection is closed.
-    assert {end for end in ends if end} <= {b"HTTP/1.1 408", b"HTTP/1.1 400"}, ends
+    # An answer where there was a request to answer, else the connection is closed. Of those that
+    # stall in the body all but eight wait for a place first, and may get none.
+    refusals = {b"HTTP/1.1 408", b"HTTP/1.1 400", b"HTTP/1.1 503"}
+    assert {end for end in ends if end} <= refusals, ends
     record(
         f"{count} uploads stalled after {sent}", load, first_answer_s=answered, all_dropped_s=took
     )
