@@ -95,6 +95,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
+        folders.sort()  # the same names, and so splits, on every disk
         yield from (Path(place, name) for name in names)
 
 
