@@ -204,7 +204,7 @@ def _score_lost(opt: argparse.Namespace, digest: str, threshold: float, paths: l
         return [path for path in paths if path not in done]
 
     left = lost()
-    if len(left) > LOST * opt.part:
+    if len(left) > LOST * max(opt.part, opt.batch_size):
         raise DataError(
             f"{len(left)} photos have no row in {opt.out}; it must be a folder that all machines "
             "of the cluster share."

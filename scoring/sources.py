@@ -11,9 +11,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from deepfake.errors import DataError
-
-JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
-SUFFIXES = (*JPEG, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+from deepfake.files import SUFFIXES, files_below
 
 
 def paths_of(source: str) -> list[str]:
@@ -55,23 +53,7 @@ def _is_parquet(place: Path) -> bool:
 
 
 def _photos(folder: Path) -> Iterator[Path]:
-    """In and below a folder, then in folders that are linked there; each real folder once."""
-    seen: set[str] = set()
-    waiting = [os.fspath(folder)]
-    while waiting:
-        for place, folders, names in os.walk(waiting.pop(0)):
-            real = os.path.realpath(place)
-            if real in seen:  # a link to a folder above it, or a second one to the same
-                folders.clear()
-                continue
-            seen.add(real)
-            below = (os.path.join(place, name) for name in sorted(folders))
-            waiting += filter(os.path.islink, below)
-            yield from (Path(place, name) for name in names if _is_photo(name))
-
-
-def _is_photo(name: str) -> bool:
-    return Path(name).suffix.lower() in SUFFIXES
+    return (path for path in files_below(folder) if path.suffix.lower() in SUFFIXES)
 
 
 def _sayable(photos: Iterable[Path]) -> list[str]:

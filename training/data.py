@@ -8,18 +8,17 @@ import math
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from deepfake.errors import DataError
+from deepfake.files import SUFFIXES, files_below
 
 LABELS = ("real", "fake")  # index = class of the network's output
 SPLITS = ("train", "val", "test")
-JPEG = {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"}
-SUFFIXES = {*JPEG, ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"}
 FIELDS = ("path", "label", "source", "generator", "group", "split", "landmarks")
 
 
@@ -75,7 +74,7 @@ def _from_folders(data: Path) -> list[Sample]:
         folder = data / name
         if not folder.is_dir():
             raise DataError(f"{data} needs a folder {name}/ with images, or a manifest.csv.")
-        for path in sorted(_files_below(folder)):
+        for path in sorted(files_below(folder)):
             if path.suffix.lower() in SUFFIXES:
                 samples.append(Sample(path, _name(path, data), label))
             elif not path.name.startswith("."):
@@ -84,19 +83,6 @@ def _from_folders(data: Path) -> list[Sample]:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         print(f"warning: files in {data} that are passed over: {kinds}", file=sys.stderr)
     return samples
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Files in and below a folder, also where folders are linked; of each real folder once."""
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link to a folder above it, or a second one to the same
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()  # the same names, and so splits, on every disk
-        yield from (Path(place, name) for name in names)
 
 
 def _name(path: Path, data: Path) -> str:

@@ -198,7 +198,7 @@ def fit_calibration(labels: Ints, p_fake: Floats) -> tuple[float, float]:
         A temperature in [0.05, 20] and an offset in [-10, 10].
     """
     loss = _negative_log_likelihood(labels, p_fake)
-    odds = logit(np.clip(p_fake, 1e-7, 1 - 1e-7)).reshape(len(labels), -1).mean(axis=1)
+    odds = _log_odds(labels, p_fake).mean(axis=1)
     middle = (odds[labels == 0].mean() + odds[labels == 1].mean()) / 2
     bounds = [_LOG_T, (-10.0, 10.0)]
     # Where the odds are far off to one side, no temperature alone is any good, and from the best of
@@ -214,6 +214,12 @@ def fit_calibration(labels: Ints, p_fake: Floats) -> tuple[float, float]:
     return float(np.exp(found.x[0])), float(found.x[1])
 
 
+def _log_odds(labels: Ints, p_fake: Floats) -> Floats:
+    """(N, views), and not without end."""
+    odds: Floats = logit(np.clip(p_fake, 1e-7, 1 - 1e-7)).reshape(len(labels), -1)
+    return odds
+
+
 def _negative_log_likelihood(labels: Ints, p_fake: Floats) -> Callable[[float, float], float]:
     """Of the labels, as a function of the temperature's logarithm and the offset.
 
@@ -221,7 +227,7 @@ def _negative_log_likelihood(labels: Ints, p_fake: Floats) -> Callable[[float, f
     reals: where validation is told apart without a mistake, plain 1 and 0 would have every answer
     be certain.
     """
-    odds = logit(np.clip(p_fake, 1e-7, 1 - 1e-7)).reshape(len(labels), -1)
+    odds = _log_odds(labels, p_fake)
     fakes, reals = int((labels == 1).sum()), int((labels == 0).sum())
     targets = np.where(labels == 1, (fakes + 1) / (fakes + 2), 1 / (reals + 2))
 

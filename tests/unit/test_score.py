@@ -437,7 +437,7 @@ def test_where_most_rows_are_elsewhere_nothing_is_scored_twice(
     monkeypatch.setattr(score, "score", lambda opt, paths, alone=False: asked.extend(paths))
     for i in range(score.LOST):
         shutil.copy(FAKES[0], photos / f"{i}.jpg")
-    said = sentence(program(photos, "--part", 1))
+    said = sentence(program(photos, "--part", 1, "--batch-size", 1))
     assert "share" in said
     assert len(asked) == len(set(asked))
 
