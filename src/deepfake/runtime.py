@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -147,7 +148,7 @@ def openvino_runtime(model: DeepfakeDetector, temperature: float = 1.0) -> OpenV
     """bfloat16 where the processor has it and the answers agree, else float32."""
     network = converted(model)
     exact = OpenVinoRuntime(network, "f32")
-    if "BF16" not in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return exact
     fast = OpenVinoRuntime(network, "bf16")
     return fast if agree(fast, exact, model.image_size, temperature) else exact
@@ -210,7 +211,7 @@ def _compile(network: Any, precision: str) -> Any:
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    return _openvino().Core().compile_model(network, "CPU", options)
+    return _core().compile_model(network, "CPU", options)
 
 
 class _Normalising(nn.Module):
@@ -235,6 +236,18 @@ def _probes(size: int) -> Iterator[Pixels]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+@cache
+def _core() -> Any:
+    """One for the whole process, never given up.
+
+    OpenVINO's plugin for the CPU gives the thread that loads it a stack for its signals (for AMX),
+    and takes the memory back with the last network of its core. Of two cores the second leaves the
+    thread with the first's, which is gone then: the next signal that Python handles, SIGTERM or the
+    end of a child, would end the process with SIGSEGV.
+    """
+    return _openvino().Core()
 
 
 def _openvino() -> Any:

@@ -150,3 +150,21 @@ def test_openvino_reports_nothing_about_its_use() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None", done.stdout + done.stderr
+
+
+def test_networks_that_are_given_up_leave_signals_alone() -> None:
+    """SIGTERM reaches its handler after networks came and went, in the order that they came."""
+    code = (
+        "import os, signal, sys, torch\n"
+        "from deepfake.model import DeepfakeDetector\n"
+        "from deepfake.runtime import make_runtime\n"
+        f"model = DeepfakeDetector({TINY!r}, 64).eval()\n"
+        "cpu = torch.device('cpu')\n"
+        "runtimes = [make_runtime(model, cpu, 'openvino') for _ in range(3)]\n"
+        "while runtimes:\n"
+        "    del runtimes[0]\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 7, done.stderr
