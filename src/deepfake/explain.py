@@ -8,7 +8,7 @@ classifier takes the mean of, with channels k and places (i, j)::
 y is the logit of the label that the face got, less the other one: the softmax knows nothing else.
 As the classifier sees only the mean of A, the gradient is alike at every place, and only the
 classifier is run backwards. A face is judged in three views, so their maps, the mirrored view's
-turned back, are added before the ReLU.
+turned back and each laid on the part of the crop that its view sees, are added before the ReLU.
 
 A map says which places made the network answer as it did. It proves nothing about what, if
 anything, was changed there.
@@ -21,10 +21,10 @@ from contextlib import contextmanager
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepfake.model import DeepfakeDetector
-from deepfake.views import VIEWS, make_views, to_pixels
+from deepfake.views import PARTS, VIEWS, make_views
 
 MAX_MAPS = 8  # per photo: what a crowd may cost is bounded
 
@@ -64,8 +64,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _heat_map(model: DeepfakeDetector, crop: Image.Image, fake: bool) -> Tensor:
-    pixels = make_views(to_pixels(crop, model.image_size)[None])[0]
-    views = torch.from_numpy(pixels).to(model.mean.device)
+    views = torch.from_numpy(make_views(crop, model.image_size)).to(model.mean.device)
     with torch.no_grad():
         attended = model.cbam(model.features(model.preprocess(views)))
     with torch.enable_grad():
@@ -77,5 +76,15 @@ def _heat_map(model: DeepfakeDetector, crop: Image.Image, fake: bool) -> Tensor:
     maps = (weights * attended.detach()).sum(dim=1)
     mirrored = VIEWS.index("flip")
     maps[mirrored] = maps[mirrored].flip(-1)
-    heat: Tensor = maps.sum(dim=0).relu().float().cpu()
+    heat: Tensor = _on_the_crop(maps.float().cpu()).sum(dim=0).relu()
     return heat / heat.max().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def _on_the_crop(maps: Tensor) -> Tensor:
+    """Maps of the views (3, h, w) -> the same on the whole crop, bilinear; edges are drawn out."""
+    places = torch.stack([torch.eye(2, 3) / part for part in PARTS])
+    grid = nn.functional.affine_grid(places, [len(maps), 1, *maps.shape[1:]], align_corners=False)
+    laid = nn.functional.grid_sample(
+        maps[:, None], grid, padding_mode="border", align_corners=False
+    )
+    return laid[:, 0]

@@ -26,7 +26,7 @@ from deepfake.faces import Face, FaceDetector, crop_face, crop_square
 from deepfake.images import decode, full_size
 from deepfake.runtime import make_runtime, probability
 from deepfake.verdict import FaceVerdict, Verdict
-from deepfake.views import VIEWS, Pixels, make_views, to_pixels
+from deepfake.views import PARTS, VIEWS, Pixels, make_views
 
 MAX_FACES = 32  # per photo, the largest: a crowd must not fill the memory
 CROP_SIDE = 512  # pixels of the crops in an answer; the network has seen all of theirs
@@ -51,13 +51,13 @@ class _Found:
         size: width and height of the upright photo, pixels.
         faces: all of them, largest first.
         crops: of the first ``MAX_FACES``, as they are shown.
-        pixels: the same as the network sees them, uint8 (N, 3, S, S).
+        views: the same as the network sees them, uint8 (N, 3 views, 3, S, S).
     """
 
     size: tuple[int, int]
     faces: list[Face]
     crops: list[Image.Image]
-    pixels: Pixels
+    views: Pixels
 
 
 class Pipeline:
@@ -148,10 +148,10 @@ class Pipeline:
             For each crop, P(fake) in [0, 1] of each of ``VIEWS``, after temperature scaling.
         """
         size = self.model.image_size
-        return self._p_fake(np.stack([to_pixels(crop, size) for crop in crops]))
+        return self._p_fake(np.stack([make_views(crop, size) for crop in crops]))
 
-    def _p_fake(self, pixels: Pixels) -> list[tuple[float, ...]]:
-        logits = self.runtime(make_views(pixels).reshape(-1, *pixels.shape[1:]))
+    def _p_fake(self, views: Pixels) -> list[tuple[float, ...]]:
+        logits = self.runtime(views.reshape(-1, *views.shape[2:]))
         p_fake = probability(logits, self.checkpoint.temperature)
         return [tuple(row) for row in p_fake.reshape(-1, len(VIEWS)).tolist()]
 
@@ -197,15 +197,15 @@ class Pipeline:
         shown = [face.scaled(factor, size) for face in faces]
         boxes = [face.box for face in faces[:MAX_FACES]]
         smallest = min(crop_square(image.size, box, margin)[2] for box in boxes)
-        if factor > 1 and smallest < side and isinstance(photo, bytes):
+        if factor > 1 and smallest * min(PARTS) < side and isinstance(photo, bytes):
             with _timed("decode", times):
                 image = decode(photo)
             boxes = [face.box for face in shown[:MAX_FACES]]
         crops = [crop_face(image, box, margin) for box in boxes]
-        pixels = np.stack([to_pixels(crop, side) for crop in crops])
+        views = np.stack([make_views(crop, side) for crop in crops])
         for crop in crops:
             crop.thumbnail((CROP_SIDE, CROP_SIDE))
-        return _Found(size, shown, crops, pixels)
+        return _Found(size, shown, crops, views)
 
     def _each(
         self, look: Callable[[Photo], _Found | DeepfakeError], photos: Sequence[Photo]
@@ -221,13 +221,13 @@ class Pipeline:
         """The faces of all photos through the network at once; each photo by itself where that
         fails, since it may be one of them, or all together, that it cannot take."""
         try:
-            views = iter(self._p_fake(np.concatenate([item.pixels for item in found])))
+            p_fake = iter(self._p_fake(np.concatenate([item.views for item in found])))
         except Exception as error:
             reason = fault(error)
             if len(found) == 1:
                 return [reason]
             return [self._judged([item])[0] for item in found]
-        return [self._verdict(item, list(islice(views, len(item.pixels)))) for item in found]
+        return [self._verdict(item, list(islice(p_fake, len(item.views)))) for item in found]
 
     def _verdict(self, found: _Found, views: list[tuple[float, ...]]) -> Verdict | DeepfakeError:
         judged = [

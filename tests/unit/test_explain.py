@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import affine_transform
 from torch import Tensor, nn
 
 from deepfake.checkpoint import Checkpoint
@@ -16,7 +17,7 @@ from deepfake.explain import MAX_MAPS, heat_maps
 from deepfake.model import DeepfakeDetector
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
-from deepfake.views import make_views, to_pixels
+from deepfake.views import PARTS, make_views, to_pixels
 from tests.conftest import ASTRONAUT, FAKES, TINY, montage
 
 SIDE = 160  # a map of 5 x 5 places
@@ -108,18 +109,24 @@ def test_a_mirrored_crop_gets_the_mirrored_map(trained: DeepfakeDetector) -> Non
 
 @pytest.mark.parametrize("fake", [True, False])
 def test_the_formula_is_grad_cams(trained: DeepfakeDetector, fake: bool) -> None:
-    """Recomputed with a hook and a backward pass through the whole network, view by view."""
+    """Recomputed with a hook and a backward pass through the whole network, view by view.
+
+    SciPy lays the maps on the crop.
+    """
     crop = planted(7, 3, 3)
     kept: list[Tensor] = []
     hook = trained.cbam.register_forward_hook(lambda _module, _input, output: kept.append(output))
     expected = np.zeros((5, 5))
-    for number, view in enumerate(make_views(to_pixels(crop, SIDE)[None])[0]):
+    middle = (5 - 1) / 2
+    for number, (view, part) in enumerate(zip(make_views(crop, SIDE), PARTS, strict=True)):
         kept.clear()
         real, of_fake = trained(trained.preprocess(torch.from_numpy(view[None])))[0]
         (gradient,) = torch.autograd.grad(of_fake - real if fake else real - of_fake, kept[0])
         alpha = gradient[0].numpy().mean(axis=(1, 2))
         map_ = (alpha[:, None, None] * kept[0][0].detach().numpy()).sum(axis=0)
-        expected += map_[:, ::-1] if number == 1 else map_
+        map_ = map_[:, ::-1] if number == 1 else map_
+        places = middle * (1 - 1 / part)  # of the crop's place p: middle + (p - middle) / part
+        expected += affine_transform(map_, [1 / part] * 2, places, order=1, mode="nearest")
     hook.remove()
     expected = np.maximum(expected, 0)
     np.testing.assert_allclose(

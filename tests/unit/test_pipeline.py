@@ -68,7 +68,7 @@ def test_each_view_is_the_softmax_of_the_models_logits(
     """Recomputed step by step, one view at a time."""
     crop = crop_face(astronaut, detector(astronaut)[0].box, margin=0.3)
     expected = []
-    for view in make_views(to_pixels(crop, 64)[None])[0]:
+    for view in make_views(crop, 64):
         with torch.no_grad():
             x = pipeline.model.preprocess(torch.from_numpy(view[None]))
             logits = pipeline.model(x)[0].double().numpy()

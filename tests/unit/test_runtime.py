@@ -29,7 +29,7 @@ from deepfake.runtime import (
     probability,
     torch_runtime,
 )
-from deepfake.views import Pixels, make_views, to_pixels
+from deepfake.views import Pixels, make_views
 from tests.conftest import ROOT, TINY
 
 CPU = torch.device("cpu")
@@ -50,8 +50,7 @@ def pixels(checkpoint: Checkpoint, fake_faces: list[tuple[Image.Image, Face]]) -
     """The three views of every fixture's face."""
     model, margin = checkpoint.model, checkpoint.crop_margin
     crops = [crop_face(photo, face.box, margin) for photo, face in fake_faces]
-    stacked = np.stack([to_pixels(crop, model.image_size) for crop in crops])
-    return make_views(stacked).reshape(-1, *stacked.shape[1:])
+    return np.concatenate([make_views(crop, model.image_size) for crop in crops])
 
 
 def p_fake(runtime: Runtime, pixels: Pixels, temperature: float) -> NDArray[np.float64]:

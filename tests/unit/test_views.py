@@ -11,12 +11,29 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from deepfake.faces import Face
-from deepfake.views import VIEWS, Pixels, make_views, to_pixels
+from deepfake.views import (
+    BRIGHTNESS,
+    CONTRAST,
+    HUE,
+    PARTS,
+    SATURATION,
+    VIEWS,
+    Pixels,
+    make_views,
+    to_pixels,
+)
 
 
 @pytest.fixture(scope="module")
-def pixels(fake_faces: list[tuple[Image.Image, Face]]) -> Pixels:
-    return np.stack([to_pixels(photo, 96) for photo, _ in fake_faces[:3]])
+def photos(fake_faces: list[tuple[Image.Image, Face]]) -> list[Image.Image]:
+    return [photo for photo, _ in fake_faces[:3]]
+
+
+def views_of(photos: list[Image.Image], view: str) -> tuple[Pixels, Pixels]:
+    """(N, 3, 96, 96): the views, and what they were made of."""
+    at = VIEWS.index(view)
+    views = np.stack([make_views(photo, 96)[at] for photo in photos])
+    return views, np.stack([to_pixels(photo, 96, PARTS[at]) for photo in photos])
 
 
 def test_a_crop_becomes_pixels_in_rgb_order() -> None:
@@ -43,30 +60,38 @@ def test_reduction_does_not_alias() -> None:
     assert abs(float(pixels.mean()) - 127.5) < 2
 
 
-def test_there_are_three_views_of_each_crop(pixels: Pixels) -> None:
-    views = make_views(pixels)
+def test_of_a_part_the_middle_is_seen() -> None:
+    crop = Image.new("RGB", (100, 100), "black")
+    crop.paste("white", (20, 20, 80, 80))
+    assert int(to_pixels(crop, 40, 0.6)[:, 1:-1, 1:-1].min()) == 255
+    wider = to_pixels(crop, 40, 0.75)
+    assert int(wider[:, [0, 0, -1, -1], [0, -1, 0, -1]].max()) == 0
+    np.testing.assert_array_equal(wider, wider[:, ::-1, ::-1])
+
+
+def test_there_are_three_views_of_each_crop(photos: list[Image.Image]) -> None:
+    views = make_views(photos[0], 96)
     assert VIEWS == ("original", "flip", "jitter")
-    assert (views.shape, views.dtype) == ((3, 3, 3, 96, 96), np.uint8)
-    np.testing.assert_array_equal(views[:, 0], pixels)
+    assert (views.shape, views.dtype) == ((3, 3, 96, 96), np.uint8)
+    np.testing.assert_array_equal(views[0], to_pixels(photos[0], 96))
 
 
-def test_flip_is_the_mirror_image(pixels: Pixels) -> None:
-    mirrored = pixels[..., ::-1]
-    np.testing.assert_array_equal(make_views(pixels)[:, 1], mirrored)
-    assert not np.array_equal(mirrored, pixels)
+def test_flip_is_the_mirror_image_of_the_middle(photos: list[Image.Image]) -> None:
+    flipped, of_it = views_of(photos, "flip")
+    np.testing.assert_array_equal(flipped, of_it[..., ::-1])
+    assert not np.array_equal(flipped, of_it)
+    assert not np.array_equal(of_it[0], to_pixels(photos[0], 96))
 
 
-def test_the_same_crop_gives_the_same_views_every_time(pixels: Pixels) -> None:
+def test_the_same_crop_gives_the_same_views_every_time(photos: list[Image.Image]) -> None:
     np.random.seed(1)
-    before = make_views(pixels)
+    before = make_views(photos[0], 96)
     np.random.seed(2)
-    alone = np.concatenate([make_views(crop[None]) for crop in pixels])
-    np.testing.assert_array_equal(before, make_views(pixels))
-    np.testing.assert_array_equal(before, alone)
+    np.testing.assert_array_equal(before, make_views(photos[0], 96))
 
 
-def test_jitter_shifts_the_colours_a_little(pixels: Pixels) -> None:
-    jitter = make_views(pixels)[:, 2]
+def test_jitter_shifts_the_colours_a_little(photos: list[Image.Image]) -> None:
+    jitter, pixels = views_of(photos, "jitter")
     difference = np.abs(jitter.astype(float) - pixels).mean(axis=(1, 2, 3))
     assert (difference > 1).all()
     assert (difference < 26).all()  # a tenth of the range
@@ -74,29 +99,29 @@ def test_jitter_shifts_the_colours_a_little(pixels: Pixels) -> None:
         assert np.corrcoef(before.flatten(), after.flatten())[0, 1] > 0.95
 
 
-def test_jitter_is_near_what_torchvision_does_step_by_step(pixels: Pixels) -> None:
+def test_jitter_is_near_what_torchvision_does_step_by_step(photos: list[Image.Image]) -> None:
     """Which turns hues in HSV, keeping the largest channel instead of the brightness."""
-    x = functional.adjust_brightness(torch.from_numpy(pixels), 1.1)
-    x = functional.adjust_contrast(x, 1.1)
-    x = functional.adjust_saturation(x, 0.9)
-    expected = functional.adjust_hue(x, 0.02).numpy().astype(float)
-    gap = np.abs(make_views(pixels)[:, 2] - expected).mean()
+    jitter, pixels = views_of(photos, "jitter")
+    x = functional.adjust_brightness(torch.from_numpy(pixels), BRIGHTNESS)
+    x = functional.adjust_contrast(x, CONTRAST)
+    x = functional.adjust_saturation(x, SATURATION)
+    expected = functional.adjust_hue(x, HUE).numpy().astype(float)
+    gap = np.abs(jitter - expected).mean()
     assert gap < 0.3 * np.abs(pixels - expected).mean()
 
 
 def test_jitter_of_a_grey_picture_is_grey_and_brighter() -> None:
-    grey = np.full((1, 3, 8, 8), 100, dtype=np.uint8)
-    assert np.unique(make_views(grey)[0, 2]).tolist() == [110]
+    grey = Image.new("RGB", (8, 8), (100, 100, 100))
+    assert np.unique(make_views(grey, 8)[2]).tolist() == [round(100 * BRIGHTNESS)]
 
 
-def test_jitter_turns_hues_and_keeps_the_brightness_of_colours() -> None:
-    colours = np.array([[160, 90, 90], [90, 160, 90], [90, 90, 160]], dtype=np.uint8)
-    picture = colours.T.reshape(1, 3, 3, 1)
-    before, after = (v[:, :, 0] / 255 for v in (picture[0], make_views(picture)[0, 2]))
+@pytest.mark.parametrize("colour", [(160, 90, 90), (90, 160, 90), (90, 90, 160)])
+def test_jitter_turns_hues_and_keeps_the_brightness_of_colours(
+    colour: tuple[int, int, int],
+) -> None:
+    before = np.array(colour) / 255
+    after = make_views(Image.new("RGB", (8, 8), colour), 8)[2][:, 0, 0] / 255
     weights = np.array([0.299, 0.587, 0.114])
-    mean = 1.1 * (weights @ before).mean()
-    expected = mean + 1.1 * (1.1 * weights @ before - mean)
-    np.testing.assert_allclose(weights @ after, expected, atol=0.003)
-    for old, new in zip(before.T, after.T, strict=True):
-        turned = (colorsys.rgb_to_hsv(*new)[0] - colorsys.rgb_to_hsv(*old)[0] + 0.5) % 1 - 0.5
-        assert 0.005 < turned < 0.035
+    assert weights @ after == pytest.approx(BRIGHTNESS * weights @ before, abs=0.003)
+    turned = (colorsys.rgb_to_hsv(*after)[0] - colorsys.rgb_to_hsv(*before)[0] + 0.5) % 1 - 0.5
+    assert 0.25 * HUE < turned < 1.75 * HUE
