@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -29,7 +33,7 @@ from deepfake.runtime import (
     probability,
     torch_runtime,
 )
-from deepfake.views import Pixels, make_views
+from deepfake.views import VIEWS, Pixels, make_views
 from tests.conftest import ROOT, TINY
 
 CPU = torch.device("cpu")
@@ -167,3 +171,26 @@ def test_networks_that_are_given_up_leave_signals_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 7, done.stderr
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core only")
+def test_no_thread_is_tied_to_a_core(make_checkpoint: Callable[..., Checkpoint]) -> None:
+    """Several workers of one machine would be tied to the same one."""
+    runtime = make_runtime(make_checkpoint().model, torch.device("cpu"), "openvino")
+    views = np.zeros((len(VIEWS), 3, 64, 64), dtype=np.uint8)
+    seen: set[frozenset[int]] = set()
+
+    def look() -> None:
+        while not done.wait(0.001):
+            for task in os.listdir("/proc/self/task"):
+                with contextlib.suppress(ProcessLookupError):
+                    seen.add(frozenset(os.sched_getaffinity(int(task))))
+
+    done = threading.Event()
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(100):
+        runtime(views)
+    done.set()
+    looking.join()
+    assert seen == {frozenset(os.sched_getaffinity(0))}
