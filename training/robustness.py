@@ -186,11 +186,9 @@ def markdown(report: dict[str, Any]) -> str:
         + ["no answer"]
     )
     photos = next(iter(rows.values()))["photos"]
-    most = report.get("per_class")
-    chosen = f" (at most {most} of each source and class, at random)" if most else ""
     lines = [
         f"Checkpoint `{report['checkpoint'][:12]}`, {report['runtime']}, "
-        f"split `{report['split']}`, {photos} photos{chosen}, threshold {report['threshold']:.3f} "
+        f"split `{report['split']}`, {photos} photos, threshold {report['threshold']:.3f} "
         f"({report['point']}); means over sources with 95 % bootstrap intervals.",
         "",
     ]
@@ -252,8 +250,7 @@ def main() -> int:
         "checkpoint": checkpoint.sha256,
         "runtime": next(iter(pipelines.values())).runtime.name,
         "split": opt.split,
-        "complete": not opt.only,
-        "per_class": opt.per_class,
+        "complete": not opt.per_class and not opt.only,
         "point": DEFAULT_POINT,
         "threshold": threshold,
         "treatments": rows,

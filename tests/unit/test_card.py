@@ -72,7 +72,7 @@ def test_what_was_found_of_other_data_is_not_claimed_for_these(
 def test_a_table_of_other_photos_does_not_replace_the_whole_one(
     runs: Path, tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    """As --split val or --only leave it in the same folder."""
+    """As --split val, --only or --per-class leave it in the same folder."""
     evaluation = {"run": {"checkpoint": SHA, "split": "test"}, "sources": {}}
     put(runs / "evaluation/evaluation.json", evaluation)
     whole = {"checkpoint": SHA, "split": "test", "complete": True}
