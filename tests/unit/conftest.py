@@ -12,9 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deepfake.checkpoint import Checkpoint, OperatingPoint, save
-from tests.conftest import ASTRONAUT, FAKES, Ended
+from deepfake.faces import Face
+from deepfake.pipeline import Pipeline
+from deepfake.verdict import Verdict
+from tests.conftest import ASTRONAUT, FAKES, Ended, montage
+from tests.unit.judged import in_torch, verdict_of
 from tests.unit.scorer import NAME, Program
 
 
@@ -22,6 +27,34 @@ from tests.unit.scorer import NAME, Program
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page asks again after a while; here nobody will ever listen."""
     monkeypatch.setattr("frontend.client.BACK_OFF", (0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def pipeline(make_checkpoint: Callable[..., Checkpoint]) -> Pipeline:
+    return in_torch(make_checkpoint(temperature=1.7, crop_margin=0.3))
+
+
+@pytest.fixture(scope="module")
+def verdicts(pipeline: Pipeline) -> list[Verdict]:
+    """Of every fixture, each asked for alone."""
+    return [verdict_of(pipeline, path.read_bytes()) for path in (ASTRONAUT, *FAKES)]
+
+
+@pytest.fixture(scope="module")
+def group(fake_faces: list[tuple[Image.Image, Face]]) -> Image.Image:
+    """A photo of six people."""
+    return montage([photo for photo, _ in fake_faces[:6]], columns=3, cell=250)
+
+
+@pytest.fixture(scope="module")
+def unpacked(
+    tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., Checkpoint]
+) -> Path:
+    """An archive's folder, as TorchServe unpacks it, with a small network."""
+    folder = tmp_path_factory.mktemp("model")
+    points = {"balanced": OperatingPoint(0.5, 0.125, 0.9), "fpr1": OperatingPoint(0.875, 0.01, 0.4)}
+    save(folder / "saved_model.pth", replace(make_checkpoint(), operating_points=points))
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,8 @@ import base64
 import json
 import os
 import re
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,56 +15,21 @@ import pytest
 import torch
 from PIL import Image
 
-from deepfake.checkpoint import Checkpoint, OperatingPoint, load, save, sha256
-from deepfake.errors import CheckpointError
+from deepfake.checkpoint import sha256
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from handler.deepfake_handler import DeepfakeHandler
-from tests.conftest import ASTRONAUT, FAKES, ROOT, TINY
+from tests.conftest import ASTRONAUT, FAKES, TINY
 from tests.openapi import validate
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", ResourceWarning)  # TorchServe leaves a file open
-    from ts.context import Context, RequestProcessor
-    from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+from tests.unit.served import Context, RequestProcessor, new_context
 
 PHOTO = ASTRONAUT.read_bytes()
 BASE64 = base64.b64encode(PHOTO).decode()
 
 
-def new_context(folder: Path, workers: int, options: Mapping[str, str] | None = None) -> Context:
-    """As TorchServe makes it; ``options`` is what model-config.yaml has under ``handler``."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # as above
-        metrics = MetricsCacheYamlImpl(config_file_path=str(ROOT / "handler" / "metrics.yaml"))
-        metrics.initialize_cache()
-    model = {"modelName": "deepfake", "modelVersion": "1.0", "serializedFile": "saved_model.pth"}
-    return Context(
-        model_name="deepfake",
-        model_dir=str(folder),
-        manifest={"model": model},
-        batch_size=8,
-        gpu=None,
-        mms_version="0.12.0",
-        metrics=metrics,
-        model_yaml_config={"maxWorkers": workers, "handler": options},
-    )
-
-
 @pytest.fixture(scope="module")
-def folder(
-    tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[..., Checkpoint]
-) -> Path:
-    """As TorchServe unpacks an archive."""
-    folder = tmp_path_factory.mktemp("model")
-    points = {"balanced": OperatingPoint(0.5, 0.125, 0.9), "fpr1": OperatingPoint(0.875, 0.01, 0.4)}
-    save(folder / "saved_model.pth", replace(make_checkpoint(), operating_points=points))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def context(folder: Path) -> Context:
-    return new_context(folder, workers=len(os.sched_getaffinity(0)))
+def context(unpacked: Path) -> Context:
+    return new_context(unpacked, workers=len(os.sched_getaffinity(0)))
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +37,6 @@ def handler(context: Context) -> DeepfakeHandler:
     handler = DeepfakeHandler()
     handler.initialize(context)
     return handler
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 Ask = Callable[..., tuple[int, dict[str, Any]]]
@@ -103,8 +59,8 @@ def code(answer: tuple[int, dict[str, Any]]) -> tuple[int, str]:
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path) -> dict[str, Any]:
-    answer = Pipeline.from_file(folder / "saved_model.pth").predict([PHOTO])[0]
+def expected(unpacked: Path) -> dict[str, Any]:
+    answer = Pipeline.from_file(unpacked / "saved_model.pth").predict([PHOTO])[0]
     assert isinstance(answer, Verdict)
     return answer.to_json()
 
@@ -124,14 +80,14 @@ ROWS = {
 
 @pytest.mark.parametrize("form", ROWS)
 def test_every_form_of_a_photo_gets_the_pipelines_answer(
-    ask: Ask, handler: DeepfakeHandler, expected: dict[str, Any], folder: Path, form: str
+    ask: Ask, handler: DeepfakeHandler, expected: dict[str, Any], unpacked: Path, form: str
 ) -> None:
     status, answer = ask(ROWS[form])
     assert status == 200
     assert answer.pop("model") == {
         "name": "deepfake",
         "version": "1.0",
-        "checkpoint": sha256(folder / "saved_model.pth"),
+        "checkpoint": sha256(unpacked / "saved_model.pth"),
         "backbone": TINY,
         "runtime": handler.pipeline.runtime.name,
     }
@@ -344,82 +300,3 @@ def test_explanations_are_timed_and_not_counted_as_verdicts(
     assert "deepfake_explain_seconds" in caplog.text
     assert "deepfake_verdicts_total" not in caplog.text
     assert "deepfake_fake_probability" not in caplog.text
-
-
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("workers", [1, 1000])
-def test_workers_share_the_cores(folder: Path, workers: int) -> None:
-    DeepfakeHandler().initialize(new_context(folder, workers, {"runtime": "torch"}))
-    cores = len(os.sched_getaffinity(0))
-    assert torch.get_num_threads() == (cores if workers == 1 else 1)
-
-
-def test_a_missing_checkpoint_fails_the_load_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=r"saved_model\.pth does not exist"):
-        DeepfakeHandler().initialize(new_context(tmp_path, workers=1000))
-
-
-def answered(folder: Path, options: Mapping[str, str]) -> dict[str, Any]:
-    """What a handler that was started with these options says about the astronaut."""
-    context = new_context(folder, workers=1000, options=options)
-    handler = DeepfakeHandler()
-    handler.initialize(context)
-    context.request_processor = {0: RequestProcessor({})}
-    (body,) = handler.handle([{"body": PHOTO}], context)
-    assert context.get_response_status(0)[0] == 200
-    return dict(json.loads(body))
-
-
-@pytest.mark.usefixtures("threads")
-def test_the_operating_point_of_the_configuration_decides(folder: Path) -> None:
-    balanced = answered(folder, {"operatingPoint": "balanced", "runtime": "torch"})
-    strict = answered(folder, {"operatingPoint": "fpr1", "runtime": "torch"})
-    assert (balanced["threshold"], balanced["false_positive_rate"]) == (0.5, 0.125)
-    assert (strict["threshold"], strict["false_positive_rate"]) == (0.875, 0.01)
-    assert balanced["fake_probability"] == strict["fake_probability"]
-    assert balanced["model"]["runtime"] == "torch f32"
-
-
-def test_balanced_decides_where_the_configuration_names_none(ask: Ask) -> None:
-    assert ask({"body": PHOTO})[1]["false_positive_rate"] == 0.125
-
-
-@pytest.mark.usefixtures("threads")
-def test_an_uncertain_answer_is_as_documented_and_counted_as_such(
-    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    unsure = replace(load(folder / "saved_model.pth"), uncertain=(0.0, 1.0))
-    save(tmp_path / "saved_model.pth", unsure)
-    with caplog.at_level("INFO", logger="ts"):
-        answer = answered(tmp_path, {"runtime": "torch"})
-    assert answer["verdict"] == answer["faces"][0]["verdict"] == "Uncertain"
-    assert answer["label"] in ("Fake", "Real")
-    assert re.search(r"deepfake_verdicts_total\S*label:Uncertain,", caplog.text)
-    validate(answer, "Verdict")
-
-
-@pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"operatingPoint": "fpr7"}, "no operating point 'fpr7', only balanced, fpr1"),
-        ({"runtime": "abacus"}, "runtime 'abacus' is unknown"),
-    ],
-)
-def test_an_unknown_setting_fails_the_load_in_one_sentence(
-    folder: Path, options: Mapping[str, str], message: str
-) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        DeepfakeHandler().initialize(new_context(folder, workers=1000, options=options))
-
-
-@pytest.mark.parametrize("where", ["archive", "environment"])
-def test_a_checkpoint_other_than_the_one_written_down_is_not_loaded(
-    folder: Path, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context = new_context(folder, workers=1)
-    good = sha256(folder / "saved_model.pth")
-    context.model_yaml_config["checkpointSha256"] = "0" * 64 if where == "archive" else good
-    monkeypatch.setenv("DEEPFAKE_CHECKPOINT_SHA256", good if where == "archive" else "0" * 64)
-    with pytest.raises(CheckpointError, match="is not the file that was archived"):
-        DeepfakeHandler().initialize(context)

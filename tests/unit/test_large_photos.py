@@ -12,7 +12,7 @@ from PIL import Image
 from deepfake.checkpoint import Checkpoint
 from deepfake.images import decode, full_size
 from deepfake.pipeline import CROP_SIDE, Pipeline
-from deepfake.verdict import Verdict
+from tests.unit.judged import verdict_of
 
 MakeCheckpoint = Callable[..., Checkpoint]
 
@@ -36,12 +36,6 @@ def on_a_wall(portrait: Image.Image, side: int, size: tuple[int, int]) -> Image.
     small = portrait.resize((side, side), Image.Resampling.LANCZOS)
     wall.paste(small, ((size[0] - side) // 2, (size[1] - side) // 2))
     return wall
-
-
-def verdict_of(pipeline: Pipeline, photo: bytes | Image.Image) -> Verdict:
-    (answer,) = pipeline.predict([photo])
-    assert isinstance(answer, Verdict), answer
-    return answer
 
 
 @pytest.mark.parametrize(
