@@ -211,7 +211,8 @@ def _score_lost(opt: argparse.Namespace, digest: str, threshold: float, paths: l
         )
     if left:
         check_writable(opt.out)
-        print(f"{len(left)} photos were lost with a worker; each by itself:", flush=True)
+        lost_ones = "1 photo was" if len(left) == 1 else f"{len(left)} photos were"
+        print(f"{lost_ones} lost with a worker; each by itself:", flush=True)
         score(opt, left, alone=True)
     error = InternalError("The worker died each time that it looked at this photo.")
     judge = {"checkpoint": digest, "threshold": threshold}

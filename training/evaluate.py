@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import deepfake
 from deepfake.errors import DataError, DeepfakeError, InternalError, OutOfMemory
 from deepfake.pipeline import Photo, Pipeline
 from deepfake.views import VIEWS
@@ -74,6 +76,14 @@ def photo_of(sample: Sample) -> Photo:
         return DataError(f"{sample.path}: {error.strerror}")
 
 
+def code_digest() -> str:
+    """SHA-256 of the modules that answer, in hexadecimal: other crops or views, other answers."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(deepfake.__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def predict(
     pipeline: Pipeline,
     samples: Sequence[Sample],
@@ -107,13 +117,13 @@ def predictions(
     """All answers, each written to a CSV as soon as it is known.
 
     Args:
-        path: the CSV; what it holds is not asked again, unless it was written under another key or
-            by another runtime, or the photo has changed since.
+        path: the CSV; what it holds is not asked again, unless it was written under another key, by
+            other code or another runtime, or the photo has changed since.
         key: says which photos and treatment the answers are of.
         photo: what of a sample goes into the pipeline.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    key = f"{pipeline.checkpoint.sha256} {pipeline.runtime.name} {key}"
+    key = f"{pipeline.checkpoint.sha256} {code_digest()[:12]} {pipeline.runtime.name} {key}"
     stamps = {s.name: "-".join(map(str, stamp(s.path))) for s in samples}
     kept = _kept(path, key, stamps)
     part = path.with_name(f"{path.name}.part")

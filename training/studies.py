@@ -35,6 +35,7 @@ from deepfake.errors import DataError
 from deepfake.pipeline import Pipeline
 from training.cli import keep_memory, parser, run
 from training.data import fingerprint, of_split, read_image, read_samples
+from training.evaluate import code_digest
 from training.recipes import ABLATIONS, BASE, RECIPES, WIDE, Arm, arms_of
 from training.report import Result
 from training.study_tables import ablation_row, leave_one_out_row, markdown, step_row
@@ -65,7 +66,11 @@ def measure(checkpoint: Path, samples: list[Any]) -> list[Result]:
     """P(fake) of the three views of every crop, by the serving pipeline's classifier."""
     cache = checkpoint.with_name("validation.json")
     loaded = load(checkpoint)
-    key = {"checkpoint": loaded.sha256, "samples": fingerprint(samples)}
+    key = {
+        "checkpoint": loaded.sha256,
+        "code": code_digest(),
+        "samples": fingerprint(samples),
+    }
     if cache.is_file():
         known = json.loads(cache.read_text(encoding="utf-8"))
         if {name: known.get(name) for name in key} == key:

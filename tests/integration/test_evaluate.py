@@ -14,11 +14,14 @@ import pytest
 from PIL import Image
 from sklearn import metrics
 
+import deepfake
 from deepfake.checkpoint import Checkpoint, save
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from deepfake.views import VIEWS
 from tests.integration.conftest import CHECKPOINT, Command, copy_manifest, program, table
+
+ALTERED = ("0.125", "0.25", "0.5")  # views that no photo has
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,16 @@ def report_of(out: Path) -> dict[str, Any]:
 def predictions_of(out: Path) -> list[dict[str, str]]:
     _, header, *rows = csv.reader((out / "predictions.csv").read_text().splitlines())
     return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def altered(evaluated: Path, out: Path, missing: int = 0) -> Path:
+    """A copy whose first answer is another, to tell if it is asked again; the last are gone."""
+    shutil.copytree(evaluated, out)
+    lines = (out / "predictions.csv").read_text().splitlines(keepends=True)
+    first = lines[2].split(",")
+    lines[2] = ",".join([*first[:4], *ALTERED, first[7]])
+    (out / "predictions.csv").write_text("".join(lines[: len(lines) - missing]))
+    return out
 
 
 def p_fake_of(row: dict[str, str]) -> float:
@@ -124,16 +137,12 @@ def test_the_report_has_its_picture(evaluated: Path) -> None:
 def test_an_evaluation_that_was_cut_off_goes_on(
     command: Command, evaluated: Path, labelled: Path, tmp_path: Path
 ) -> None:
-    """What is there is taken as it is: one answer is changed, to tell."""
-    out = shutil.copytree(evaluated, tmp_path / "out")
-    lines = (out / "predictions.csv").read_text().splitlines(keepends=True)
-    first = lines[2].split(",")
-    lines[2] = ",".join([*first[:4], "0.125", "0.25", "0.5", first[7]])
-    (out / "predictions.csv").write_text("".join(lines[:-3]))
+    """What is there is taken as it is."""
+    out = altered(evaluated, tmp_path / "out", missing=3)
     status, _, _ = command("training.evaluate", "--data", labelled, "--out", out, "--rounds", 30)
     assert status == 0
     before, after = predictions_of(evaluated), predictions_of(out)
-    assert after[0] == before[0] | dict(zip(VIEWS, ("0.125", "0.25", "0.5"), strict=True))
+    assert after[0] == before[0] | dict(zip(VIEWS, ALTERED, strict=True))
     assert [row["path"] for row in after] == [row["path"] for row in before]
     for old, new in zip(before[1:], after[1:], strict=True):
         assert new["error"] == old["error"]
@@ -158,6 +167,24 @@ def test_another_checkpoint_is_measured_anew(
         for old, new in zip(before, after, strict=True)
         if not old["error"]
     )
+
+
+def test_answers_of_other_code_are_asked_again(
+    command: Command,
+    evaluated: Path,
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after an update whose views are others: what lies there is not what this code says."""
+    out = altered(evaluated, tmp_path / "out")
+    updated = shutil.copytree(Path(deepfake.__file__).parent, tmp_path / "deepfake")
+    (updated / "views.py").write_text((updated / "views.py").read_text() + "# other views\n")
+    monkeypatch.setattr(deepfake, "__file__", str(updated / "__init__.py"))
+    options = ("--data", labelled, "--out", out, "--rounds", 5)
+    assert command("training.evaluate", *options)[0] == 0
+    before, after = predictions_of(evaluated), predictions_of(out)
+    assert p_fake_of(after[0]) == pytest.approx(p_fake_of(before[0]), abs=1e-4)
 
 
 def test_what_passes_or_has_changed_is_asked_again(
