@@ -66,11 +66,8 @@ def measure(checkpoint: Path, samples: list[Any]) -> list[Result]:
     """P(fake) of the three views of every crop, by the serving pipeline's classifier."""
     cache = checkpoint.with_name("validation.json")
     loaded = load(checkpoint)
-    key = {
-        "checkpoint": loaded.sha256,
-        "code": code_digest(),
-        "samples": fingerprint(samples),
-    }
+    digest, code = loaded.sha256, code_digest()
+    key = {"checkpoint": digest, "code": code, "samples": fingerprint(samples)}
     if cache.is_file():
         known = json.loads(cache.read_text(encoding="utf-8"))
         if {name: known.get(name) for name in key} == key:
