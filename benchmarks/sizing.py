@@ -1,13 +1,16 @@
 """Which batch size, delay, number of workers and threads serve best: one setting changed at a time.
 
-The service is started anew with each setting and loaded with the same photo; to see fewer cores
-than the machine has, run it under ``taskset``. Writes benchmarks/SIZING.md.
+The service is started anew with each setting and loaded with the same photo, in rounds that go
+through all settings: a host's pace changes within minutes, so a setting is held against what was
+shipped in the same round. To see fewer cores than the machine has, run it under ``taskset``.
+Writes benchmarks/SIZING.md.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -49,38 +52,46 @@ def measured(settings: dict[str, Any], photo: Path, seconds: int) -> dict[str, A
 
 
 def table(cores: int, found: dict[str, Any]) -> str:
-    """Markdown, with rates beside that of the settings as shipped."""
+    """Markdown: medians over the rounds, and the range of the rounds' ratios to as shipped."""
     rows = found["settings"]
-    shipped = rows["as shipped"]["rate"]
+    shipped = [row["rate"] for row in rows["as shipped"]]
     lines = [
         f"## {cores} core{'s' if cores > 1 else ''}, {found['processor']}, {found['backbone']}",
         "",
-        f"| setting | one client: p50, ms | {CLIENTS} clients: photos/s | to shipped | p95, ms "
-        "| errors |",
+        f"| setting | one client: p50, ms | {CLIENTS} clients: photos/s | to shipped, same round "
+        "| p95, ms | errors |",
         "|---|---|---|---|---|---|",
     ]
-    for name, row in rows.items():
-        lines.append(
-            f"| {name} | {row['p50_alone']:.0f} | {row['rate']:.1f} | {row['rate'] / shipped:.2f} "
-            f"| {row['p95']:.0f} | {row['errors']} |"
+    for name, rounds in rows.items():
+        alone, rate, p95 = (
+            statistics.median(row[key] for row in rounds) for key in ("p50_alone", "rate", "p95")
         )
+        ratios = [row["rate"] / beside for row, beside in zip(rounds, shipped, strict=True)]
+        spread = f"{min(ratios):.2f}-{max(ratios):.2f}"
+        lines.append(
+            f"| {name} | {alone:.0f} | {rate:.1f} | {statistics.median(ratios):.2f} ({spread}) "
+            f"| {p95:.0f} | {sum(row['errors'] for row in rounds)} |"
+        )
+    lines += ["", f"As shipped, round by round: {', '.join(f'{rate:.1f}' for rate in shipped)}."]
     return "\n".join(lines) + "\n"
 
 
 def main() -> int:
     args = parser(__doc__)
-    args.add_argument("--seconds", type=int, default=10, help="of each load")
+    args.add_argument("--rounds", type=int, default=3, help="through all settings")
+    args.add_argument("--seconds", type=int, default=5, help="of each load")
     args.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "sizing.json")
     opt = args.parse_args()
-    check_numbers(opt, above_zero=("seconds",))
+    check_numbers(opt, above_zero=("rounds", "seconds"))
     cores = len(os.sched_getaffinity(0))
-    rows = {}
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SETTINGS}
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
         file.write(SCENES[PHOTO]())
         file.flush()
-        for name, settings in SETTINGS.items():
-            print(f"{cores} cores, {name} ...", flush=True)
-            rows[name] = measured(settings, Path(file.name), opt.seconds)
+        for number in range(opt.rounds):
+            for name, settings in SETTINGS.items():
+                print(f"{cores} cores, round {number + 1} of {opt.rounds}, {name} ...", flush=True)
+                rows[name].append(measured(settings, Path(file.name), opt.seconds))
     # Kept by number of cores, so that a run under taskset adds to the file.
     kept = json.loads(opt.out.read_text(encoding="utf-8")) if opt.out.exists() else {}
     backbone = load(ROOT / "saved_model.pth").model.backbone_name

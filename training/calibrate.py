@@ -27,14 +27,14 @@ from deepfake.checkpoint import BALANCED, DEFAULT_POINT, LABELS, Checkpoint, sav
 from deepfake.errors import DataError
 from deepfake.model import DeepfakeDetector
 from deepfake.pipeline import Pipeline
-from training.cli import check_numbers, keep_memory, parser, run
+from training.cli import AGAIN, check_numbers, keep_memory, parser, run
 from training.data import of_split, read_samples
 from training.decisions import operating_point, threshold_at, uncertain_band
 from training.evaluate import predictions
 from training.report import Result
-from training.robustness import treated
 from training.sampling import limited
 from training.scores import Floats, bootstrap, fit_calibration
+from training.treatments import key_of, treated
 
 FALSE_POSITIVE_RATES = {"fpr5": 0.05, "fpr1": 0.01}
 EDITED_RATE = 0.05
@@ -136,7 +136,7 @@ def main() -> int:
     for name in EDITS:
         print(f"real photos, {name}")
         path, photo = opt.out / f"{name.replace(' ', '-')}.csv", partial(treated, name=name)
-        edited.append(predictions(path, f"{opt.data} val {name}", pipeline, reals, photo))
+        edited.append(predictions(path, f"{opt.data} val {key_of(name)}", pipeline, reals, photo))
     new = calibrated(pipeline.checkpoint, results, opt.max_risk, edited)
     save(opt.checkpoint, new)
     print(f"temperature {pipeline.checkpoint.temperature:.3f} -> {new.temperature:.3f}")
@@ -152,4 +152,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, AGAIN)

@@ -4,7 +4,8 @@ Between `<!-- begin NAME -->` and `<!-- end NAME -->` the card holds what was me
 nothing there is typed by hand: facts (of the checkpoint), evaluation, beside (a second checkpoint
 next to it), robustness, failures, studies, audit.
 The figures are kept in docs/evaluation/ as JSON: new ones are taken over from runs/ when they are
-of the checkpoint at hand, and older ones stay only when they are too.
+of the checkpoint at hand and of all photos, and older ones stay only when they are too. Studies are
+made piece by piece: new rows join the kept ones.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ def take_over(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
         if newest is None:
             continue
         path, found[name] = newest
+        old = kept / f"{name}.json"
+        if name == "studies" and path != old and old.is_file():
+            found[name] = joined(found[name], json.loads(old.read_text(encoding="utf-8")))
         (kept / f"{name}.json").write_text(json.dumps(found[name], indent=1), encoding="utf-8")
         picture = path.with_suffix(".png")
         if picture.is_file() and picture.parent != kept:
@@ -87,14 +91,44 @@ def _newest(
     return None
 
 
+def joined(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    """Studies with the rows of both, the new ones where both have all of a row.
+
+    A study whose runs had other options can't stand in one table with the old one; it replaces it
+    only where it has every recipe that was kept.
+    """
+    result = dict(old)
+    for study, found in new.items():
+        kept: dict[str, Any] = old.get(study, {"rows": {}})
+        if all(kept.get(key) == found.get(key) for key in ("options", "seeds")):
+            result[study] = {**kept, **found, **_joined_rows(found, kept)}
+        elif set(kept["rows"]) <= set(found["rows"]):
+            result[study] = found
+        else:
+            print(f"{study}: the new runs have other options and fewer recipes; the old ones stay")
+    return result
+
+
+def _joined_rows(found: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """Rows and steps of both; a new one where it has all that the old one had."""
+    whole = [n for n, row in found["rows"].items() if set(kept["rows"].get(n, ())) <= set(row)]
+    return {
+        part: kept.get(part, {}) | {n: v for n, v in found.get(part, {}).items() if n in whole}
+        for part in ("rows", "steps")
+        if part in kept or part in found
+    }
+
+
 def _belongs(result: dict[str, Any], evaluation: dict[str, Any] | None) -> bool:
-    """Whether a result is of what was evaluated: its sources or, of the same checkpoint, its split,
-    and all of that."""
+    """Whether a result is of all photos, and of what was evaluated: its sources or, of the same
+    checkpoint, its split."""
+    if not result.get("run", result).get("complete", True):
+        return False
     if evaluation is None:
         return True
     if checkpoint_of(result) is not None:
         split = evaluation["run"].get("split")
-        return result.get("split", split) == split and bool(result.get("complete", True))
+        return bool(result.get("split", split) == split)
     rows = result.get("leave-one-out", {}).get("rows", {})
     named = [result.get("probe", {}), *rows.values()]
     named += [row["sources"] for row in result.get("ablation", {}).get("rows", {}).values()]

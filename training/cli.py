@@ -20,15 +20,22 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=Formatter)
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Run ``main`` as a program; expected failures end in one sentence and exit status 1."""
+AGAIN = "run the same command again to go on"
+
+
+def run(main: Callable[[], int | None], stopped: str = "") -> None:
+    """Run ``main`` as a program; expected failures end in one sentence and exit status 1.
+
+    Args:
+        stopped: what to do after Ctrl-C, of programs that keep what they have done.
+    """
     try:
         sys.exit(main() or 0)
     except DeepfakeError as error:
         # From a data-loading process it comes with that process's traceback before it.
         message = str(error).strip().splitlines()[-1].removeprefix(f"{_full_name(error)}: ")
     except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
+        print("\nstopped" + (f"; {stopped}" if stopped else ""), file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")

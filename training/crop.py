@@ -27,7 +27,7 @@ from tqdm import tqdm
 from deepfake.errors import DataError, DeepfakeError
 from deepfake.faces import DETECT_SIDE, MARGIN, MIN_SCORE, FaceDetector, crop_square
 from deepfake.images import decode
-from training.cli import check_numbers, parser, run
+from training.cli import AGAIN, check_numbers, parser, run
 from training.data import Sample, read_samples, stamp, write_manifest
 
 FORMATS: dict[str, dict[str, Any]] = {"png": {"compress_level": 1}, "bmp": {}}
@@ -200,4 +200,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, AGAIN)

@@ -4,7 +4,7 @@ Whole photos go in, as a user would send them: decoding, face detection, crop an
 all part of what is measured. The main table is of labels at 0.5; the operating points, the one that
 serves among them, have a table of their own. Photos without an answer (no face found, or
 unreadable) are counted and listed, not scored. Writes evaluation.json, evaluation.md,
-predictions.csv and two pictures; a run that was cut off goes on where it was.
+predictions.csv and a picture of curves; a run that was cut off goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import hashlib
 import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -24,7 +26,7 @@ import deepfake
 from deepfake.errors import DataError, DeepfakeError, InternalError, OutOfMemory
 from deepfake.pipeline import Photo, Pipeline
 from deepfake.views import VIEWS
-from training.cli import check_numbers, keep_memory, parser, run
+from training.cli import AGAIN, check_numbers, keep_memory, parser, run
 from training.data import LABELS, SPLITS, Sample, of_split, read_samples, stamp
 from training.report import Result, markdown, plot, summarise
 from training.sampling import limited
@@ -77,8 +79,12 @@ def photo_of(sample: Sample) -> Photo:
 
 
 def code_digest() -> str:
-    """SHA-256 of the modules that answer, in hexadecimal: other crops or views, other answers."""
+    """SHA-256 of the modules that answer and of the versions of what they call, in hexadecimal:
+    other crops, views or decoders, other answers."""
     digest = hashlib.sha256()
+    for package in ("facenet-pytorch", "openvino", "pillow", "torch"):
+        with suppress(PackageNotFoundError):  # OpenVINO need not be there
+            digest.update(f"{package} {version(package)}".encode())
     for path in sorted(Path(deepfake.__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
@@ -173,6 +179,7 @@ def main() -> int:
         "threshold": pipeline.checkpoint.threshold,
         "temperature": pipeline.checkpoint.temperature,
         "split": opt.split,
+        "complete": not opt.limit,
         "rounds": opt.rounds,
         "seed": opt.seed,
         "torch": torch.__version__,
@@ -188,4 +195,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, AGAIN)

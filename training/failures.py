@@ -1,6 +1,6 @@
 """Pictures of what the detector gets wrong, of photos that may be shown.
 
-Every photo is judged as it is and after every treatment of `training.robustness`; the real ones are
+Every photo is judged as it is and after every treatment of `training.treatments`; the real ones are
 also forged in the ways of `training.forgeries`, and should then be called fake. Writes
 failures.json and failures.png: how often each treatment led to a wrong label, and a picture of the
 worst answers. Only the photos of one's own choice are shown; the default ones are public domain
@@ -26,8 +26,8 @@ from training.cli import check_numbers, keep_memory, parser, run
 from training.compositing import Points
 from training.data import LABELS, Sample, read_samples
 from training.forgeries import face_swap, part_swap, self_blend, up_sampled
-from training.robustness import TREATMENTS
 from training.tables import to_json
+from training.treatments import TREATMENTS
 
 TILE = 168  # pixels
 CAPTION = 52

@@ -225,12 +225,19 @@ def _statistics(backbone: Any) -> tuple[Tensor, Tensor]:
 def main() -> int:
     args = parser(__doc__)
     args.add_argument("--init", type=Path, required=True, help="checkpoint of the small network")
-    args.add_argument("--backbone", default=DEFAULT_BACKBONE, help="the large EfficientNet")
+    args.add_argument(
+        "--backbone",
+        help=f"the large EfficientNet. Default: {DEFAULT_BACKBONE}, of a tf_ network tf_"
+        f"{DEFAULT_BACKBONE}",
+    )
     args.add_argument("--out", type=Path, required=True, help="checkpoint to write")
     args.add_argument("--seed", type=int, default=0, help="of the copies' shares")
     opt = args.parse_args()
     check_numbers(opt, above_zero=(), not_negative=("seed",))
     small = load(opt.init)
+    if not opt.backbone:
+        tf = "tf_" if small.model.backbone_name.startswith("tf_") else ""
+        opt.backbone = tf + DEFAULT_BACKBONE
     large = grow(small.model, opt.backbone, opt.seed)
     # Thresholds were of the small network; the large one needs its own, after training.
     save(opt.out, replace(small, model=large, uncertain=None, operating_points={}, metrics={}))

@@ -8,9 +8,7 @@ so that a run that was cut off goes on where it was.
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,115 +16,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageEnhance, ImageFilter
 
 from deepfake.checkpoint import DEFAULT_POINT, load
-from deepfake.errors import DataError, DeepfakeError
-from deepfake.images import decode
-from deepfake.pipeline import Photo, Pipeline
-from training.cli import check_numbers, keep_memory, parser, run
-from training.data import SPLITS, Sample, of_split, read_samples
+from deepfake.errors import DataError
+from deepfake.pipeline import Pipeline
+from training.cli import AGAIN, check_numbers, keep_memory, parser, run
+from training.data import SPLITS, of_split, read_samples
 from training.evaluate import folder_of, predictions
 from training.report import Result, columns
 from training.sampling import limited_per_cell
 from training.scores import auc_by_source, bootstrap
 from training.tables import figure_cells, markdown_table, to_json
-
-Treatment = Callable[[Image.Image], Image.Image]
+from training.treatments import MARGINS, TREATMENTS, key_of, treated
 
 MEANS = ("roc_auc", "false_positive_rate", "recall")  # over sources, of each treatment
-
-
-def jpeg(quality: int) -> Treatment:
-    """Compressed once more."""
-
-    def treat(image: Image.Image) -> Image.Image:
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=quality)
-        return Image.open(buffer).convert("RGB")
-
-    return treat
-
-
-def resized(scale: float) -> Treatment:
-    """Reduced, and sent at the smaller size."""
-
-    def treat(image: Image.Image) -> Image.Image:
-        size = (max(32, round(image.width * scale)), max(32, round(image.height * scale)))
-        return image.resize(size, Image.Resampling.LANCZOS)
-
-    return treat
-
-
-def blurred(sigma: float) -> Treatment:
-    """Gaussian blur, in pixels of the photo."""
-    return lambda image: image.filter(ImageFilter.GaussianBlur(sigma))
-
-
-def noisy(sigma: float) -> Treatment:
-    """Gaussian noise, of 255 levels; the same for the same photo size."""
-
-    def treat(image: Image.Image) -> Image.Image:
-        values = np.asarray(image, dtype=np.float32)
-        noise = np.random.default_rng(0).normal(0, sigma, values.shape)
-        return Image.fromarray(np.clip(values + noise, 0, 255).astype(np.uint8))
-
-    return treat
-
-
-def brightness(factor: float) -> Treatment:
-    """Darker or lighter."""
-    return lambda image: ImageEnhance.Brightness(image).enhance(factor)
-
-
-def graded(image: Image.Image) -> Image.Image:
-    """A warm colour grade with more contrast, as a phone's filter does it."""
-    warm = np.asarray(image, dtype=np.float32) * np.array([1.08, 1.0, 0.88], dtype=np.float32)
-    toned = Image.fromarray(np.clip(warm, 0, 255).astype(np.uint8))
-    return ImageEnhance.Color(ImageEnhance.Contrast(toned).enhance(1.15)).enhance(1.2)
-
-
-def screenshot(image: Image.Image) -> Image.Image:
-    """Enlarged by a quarter on a grey page with a bar above, as JPEG of quality 85."""
-    shown = image.resize(
-        (round(image.width * 1.25), round(image.height * 1.25)), Image.Resampling.BILINEAR
-    )
-    edge = round(0.1 * max(shown.size))
-    page = Image.new("RGB", (shown.width + 2 * edge, shown.height + 3 * edge), (238, 238, 240))
-    page.paste((60, 64, 72), (0, 0, page.width, edge))
-    page.paste(shown, (edge, 2 * edge))
-    return jpeg(85)(page)
-
-
-TREATMENTS: dict[str, Treatment] = {
-    "as it is": lambda image: image,
-    "JPEG quality 90": jpeg(90),
-    "JPEG quality 70": jpeg(70),
-    "JPEG quality 50": jpeg(50),
-    "JPEG quality 30": jpeg(30),
-    "size x 0.75": resized(0.75),
-    "size x 0.5": resized(0.5),
-    "size x 0.25": resized(0.25),
-    "blur 1 px": blurred(1),
-    "blur 2 px": blurred(2),
-    "noise 5": noisy(5),
-    "noise 10": noisy(10),
-    "brightness x 0.6": brightness(0.6),
-    "brightness x 1.4": brightness(1.4),
-    "colour grade": graded,
-    "screenshot": screenshot,
-}
-MARGINS = {"crop margin -0.2": -0.2, "crop margin +0.2": 0.2}  # of the face box, every side
-
-
-def treated(sample: Sample, name: str) -> Photo:
-    """The sample's photo after the treatment of that name, or the error it gives before."""
-    try:
-        return TREATMENTS[name](decode(sample.path.read_bytes()))
-    except DeepfakeError as error:
-        return error
-    except OSError as error:
-        return DataError(f"{sample.path}: {error.strerror}")
 
 
 def figures(results: list[Result], threshold: float, rounds: int) -> dict[str, Any]:
@@ -238,7 +141,7 @@ def main() -> int:
         if margin not in pipelines:
             pipelines[margin] = Pipeline(replace(checkpoint, crop_margin=margin))
         path = opt.out / f"{name.replace(' ', '-')}.csv"
-        key = f"{opt.data} {opt.split} {name}"
+        key = f"{opt.data} {opt.split} {key_of(name)}"
         photo = partial(treated, name=name if name in TREATMENTS else "as it is")
         results = predictions(path, key, pipelines[margin], samples, photo)
         rows[name] = figures(results, threshold, opt.rounds)
@@ -263,4 +166,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, AGAIN)

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from deepfake.checkpoint import load
 from deepfake.errors import DataError
 from deepfake.pipeline import Pipeline
-from training.cli import keep_memory, parser, run
+from training.cli import AGAIN, keep_memory, parser, run
 from training.data import fingerprint, of_split, read_image, read_samples
 from training.evaluate import code_digest
 from training.recipes import ABLATIONS, BASE, RECIPES, WIDE, Arm, arms_of
@@ -124,9 +124,9 @@ def ablation(
         done.append(measure(train(arm, opt.out, shared), validation))
         if len(done) == len(seeds):
             study["rows"][arm.name] = ablation_row(done, runs[BASE], opt.rounds)
-            study["rows"] = {
-                name: study["rows"][name] for name in ABLATIONS if name in study["rows"]
-            }
+            rows = study["rows"]
+            known = [name for name in ABLATIONS if name in rows]
+            study["rows"] = {name: rows[name] for name in dict.fromkeys([*known, *rows])}
             yield
 
 
@@ -152,7 +152,8 @@ def leave_one_out(
             thresholds = {source: row[source]["threshold"] for source in sources}
             steps = study.setdefault("steps", {})
             steps[arm.name] = step_row(arm.name, measured, thresholds, opt.rounds)
-            study["rows"] = {name: rows[name] for name in RECIPES if name in rows}
+            known = [name for name in RECIPES if name in rows]
+            study["rows"] = {name: rows[name] for name in dict.fromkeys([*known, *rows])}
         yield
 
 
@@ -186,4 +187,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, AGAIN)

@@ -111,7 +111,9 @@ def arguments() -> argparse.Namespace:
     group.add_argument("--batch-size", type=int, default=32, help="images per process and step")
     group.add_argument("--lr", type=float, default=3e-4, help="AdamW's peak learning rate")
     group.add_argument("--weight-decay", type=float, default=1e-5, help="AdamW's weight decay")
-    group.add_argument("--warmup-epochs", type=float, default=5, help="linear warm-up")
+    group.add_argument(
+        "--warmup-epochs", type=float, help="linear warm-up. Default: a tenth of --epochs"
+    )
     group.add_argument("--patience", type=int, default=10, help="epochs without a better score")
     group.add_argument("--ema", type=float, default=0.998, help="decay of the weights' average")
     group.add_argument("--clip", type=float, default=1.0, help="largest gradient norm")
@@ -143,6 +145,8 @@ def check(opt: argparse.Namespace) -> argparse.Namespace:
     """Refuse options that cannot work before anything is read."""
     opt.train_size = opt.image_size if opt.train_size is None else opt.train_size
     opt.first_size = opt.train_size if opt.first_size is None else opt.first_size
+    if opt.warmup_epochs is None:
+        opt.warmup_epochs = opt.epochs / 10
     sizes = ("image_size", "train_size", "first_size")
     rates = ("weight_decay", "warmup_epochs", "mixup", "focal_gamma")
     check_numbers(
@@ -155,8 +159,12 @@ def check(opt: argparse.Namespace) -> argparse.Namespace:
         raise DataError(f"--image-size is {opt.image_size}; a checkpoint has {least} to {most}.")
     if opt.folds == 1 or opt.folds < 0:
         raise DataError(f"--folds is {opt.folds}; 2 or more, or 0 for none.")
-    if opt.fresh and opt.init and opt.init.resolve() in map(Path.resolve, written(opt.out)):
-        raise DataError(f"--fresh would delete --init {opt.init}; give another --out.")
+    if opt.init and opt.init.resolve() in map(Path.resolve, written(opt.out)):
+        raise DataError(f"--init {opt.init} would be written over; give another --out.")
+    if opt.warmup_epochs > opt.epochs:
+        raise DataError(
+            f"--warmup-epochs is {opt.warmup_epochs:g} of {opt.epochs} epochs; it must be no more."
+        )
     if opt.folds and opt.leave_out:
         raise DataError("--folds and --leave-out don't go together; leave one of them out.")
     for name in ("dropout", "drop_path", "ema"):
@@ -166,6 +174,8 @@ def check(opt: argparse.Namespace) -> argparse.Namespace:
     for name in ("forged", "light", "evenness"):
         if not 0 <= getattr(opt, name) <= 1:
             raise DataError(f"--{name} is {getattr(opt, name)}, not in [0, 1].")
+    if opt.precision == "fp16" and not torch.cuda.is_available():
+        raise DataError("--precision fp16 needs a GPU; on a CPU give bf16, no or auto.")
     if opt.precision == "auto":
         opt.precision = "bf16" if torch.cuda.is_available() or cpu_has_bfloat16() else "no"
     opt.crop_margin = crop_margin(opt.data)
@@ -256,4 +266,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "run the same command again, without --fresh, to go on")

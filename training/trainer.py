@@ -106,8 +106,9 @@ class Trainer:
         return training_batches(self.opt, self.acc, self.train, self.forger, epoch)
 
     def _train_epoch(self, epoch: int) -> tuple[float, int]:
-        torch.manual_seed(self.opt.seed * 1000 + epoch)  # dropout: the same after a resume
-        rng = np.random.default_rng((self.opt.seed, epoch, self.acc.process_index))  # for mixup
+        drawn = (self.opt.seed, epoch, self.acc.process_index)  # the same after a resume
+        rng = np.random.default_rng(drawn)  # for mixup
+        torch.manual_seed(int(rng.integers(2**62)))  # for dropout
         self.net.train()
         for module in self.frozen:
             module.eval()
@@ -155,6 +156,9 @@ class Trainer:
     @torch.inference_mode()
     def _validate(self) -> dict[str, Any]:
         model = self._averaged().eval()
+        if self.acc.num_processes > 1:  # what is kept is the first one's, running statistics too
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
         rows: list[tuple[int, float, str]] = []
         share = share_of(self.val, self.acc)
         batches = validation_batches(self.opt, self.acc, share)
@@ -219,6 +223,7 @@ class Trainer:
             "model": state.model.state_dict(),
             "average": state.average.state_dict(),
             "optimizer": state.optimizer.state_dict(),
+            "scaler": self.acc.scaler.state_dict() if self.acc.scaler else {},  # of fp16 only
             "epoch": state.epoch,
             "best": state.best,
             "best_epoch": state.best_epoch,
@@ -231,6 +236,11 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         path = self.out / "last.pth"
         if not path.exists():
+            if (self.out / "saved_model.pth").exists():
+                raise DataError(
+                    f"{self.out} holds a saved_model.pth without the last.pth to go on from; give "
+                    "another --out, or --fresh to start over."
+                )
             (self.out / "metrics.jsonl").unlink(missing_ok=True)
             return
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -251,6 +261,8 @@ class Trainer:
         state.model.load_state_dict(content["model"])
         state.average.load_state_dict(content["average"])
         state.optimizer.load_state_dict(content["optimizer"])
+        if self.acc.scaler and content.get("scaler"):
+            self.acc.scaler.load_state_dict(content["scaler"])
         state.epoch, state.best = content["epoch"], content["best"]
         state.best_epoch = content["best_epoch"]
         if self.acc.is_main_process:  # a kill may have left a line of an epoch that is run again

@@ -16,7 +16,7 @@ from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from tests.conftest import ASTRONAUT, FAKES, sentence
 from tests.integration.conftest import Command, Row, copy_manifest, program, table, write_table
-from training.robustness import TREATMENTS
+from training.treatments import TREATMENTS
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from tests.conftest import ROOT
 from tests.integration.conftest import program
-from training.robustness import TREATMENTS
+from training.treatments import TREATMENTS
 
 
 def test_every_photo_is_judged_in_every_form(tmp_path: Path) -> None:

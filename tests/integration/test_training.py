@@ -274,12 +274,21 @@ def test_starting_over_removes_what_the_run_has_written_and_nothing_else(
 ) -> None:
     assert train(tmp_path, "--epochs", 2)[0] == 0
     (tmp_path / "notes.txt").write_text("of the user")
-    said = sentence(train(tmp_path, "--fresh", "--init", tmp_path / "saved_model.pth"))
-    assert "--fresh would delete --init" in said
+    for options in ((), ("--fresh",)):
+        said = sentence(train(tmp_path, *options, "--init", tmp_path / "saved_model.pth"))
+        assert "would be written over; give another --out" in said
     assert len(epochs(tmp_path)) == 2
     assert train(tmp_path, "--epochs", 1, "--fresh")[0] == 0
     assert len(epochs(tmp_path)) == 1
     assert (tmp_path / "notes.txt").exists()
+
+
+def test_a_checkpoint_that_came_without_its_run_is_kept(train: Train, tmp_path: Path) -> None:
+    """As one does that was fetched from another machine, without the large state beside it."""
+    (tmp_path / "saved_model.pth").write_bytes(b"what took a GPU an hour")
+    said = sentence(train(tmp_path, "--epochs", 1))
+    assert "without the last.pth to go on from; give another --out, or --fresh" in said
+    assert (tmp_path / "saved_model.pth").read_bytes() == b"what took a GPU an hour"
 
 
 def test_a_line_that_was_cut_off_does_not_stop_a_run(train: Train, tmp_path: Path) -> None:

@@ -126,6 +126,19 @@ def test_a_share_is_from_0_to_1(train: Train, tmp_path: Path, option: str, value
     assert not (tmp_path / "run").exists()
 
 
+def test_a_warm_up_is_no_longer_than_the_training(train: Train, tmp_path: Path) -> None:
+    """Left to itself it is a tenth of it: otherwise a short one would never get to its rate."""
+    said = sentence(train(tmp_path / "run", "--epochs", 2, "--warmup-epochs", 2.5))
+    assert said == "error: --warmup-epochs is 2.5 of 2 epochs; it must be no more."
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_half_precision_is_of_gpus(train: Train, tmp_path: Path) -> None:
+    said = sentence(train(tmp_path / "run", "--precision", "fp16"))
+    assert said == "error: --precision fp16 needs a GPU; on a CPU give bf16, no or auto."
+
+
 @pytest.mark.parametrize("option", ["train-size", "first-size"])
 @pytest.mark.parametrize("value", ["0", "-32"])
 def test_a_size_to_train_at_is_above_0(

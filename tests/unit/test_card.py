@@ -81,6 +81,43 @@ def test_a_table_of_other_photos_does_not_replace_the_whole_one(
     assert take_over(runs, tmp_path / "kept", SHA)["robustness"] == whole
 
 
+def test_an_evaluation_of_some_photos_does_not_replace_that_of_all(
+    runs: Path, tmp_path: Path
+) -> None:
+    """As `make evaluate ARGS='--limit 100'` leaves it."""
+    whole = take_over(runs, tmp_path / "kept", SHA)["evaluation"]
+    some = {"run": {"checkpoint": SHA, "complete": False}, "sources": {"a": {}}}
+    put(runs / "evaluation/evaluation.json", some)
+    assert take_over(runs, tmp_path / "kept", SHA)["evaluation"] == whole
+
+
+def study(options: list[str], rows: dict[str, Any]) -> dict[str, Any]:
+    steps = {name: {"mean": name} for name in rows}
+    return {"options": options, "seeds": None, "rows": rows, "steps": steps}
+
+
+def test_new_rows_of_a_study_join_those_that_were_kept(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe that is tried later must not take the place of all that were tried before."""
+    old = {"plain": {"a": 1, "b": 1}, "+ degradation": {"a": 2, "b": 2}}
+    kept = {"leave-one-out": study(["--lr", "1"], old), "ablation": study([], {})}
+    put(tmp_path / "kept/studies.json", kept)
+    new = {"plain": {"a": 3, "b": 3}, "+ degradation": {"a": 4}, "forgeries alone": {"a": 5}}
+    put(runs / "studies/studies.json", {"leave-one-out": study(["--lr", "1"], new)})
+    found = take_over(runs, tmp_path / "kept", SHA)["studies"]
+    rows = old | {"plain": new["plain"], "forgeries alone": {"a": 5}}
+    assert found == kept | {"leave-one-out": study(["--lr", "1"], rows)}
+
+    del new["forgeries alone"]
+    put(runs / "studies/studies.json", {"leave-one-out": study(["--lr", "2"], new)})
+    assert take_over(runs, tmp_path / "kept", SHA)["studies"] == found
+    assert "the old ones stay" in capsys.readouterr().out
+    more = {"leave-one-out": study(["--lr", "2"], rows)}
+    put(runs / "studies/studies.json", more)
+    assert take_over(runs, tmp_path / "kept", SHA)["studies"] == kept | more
+
+
 def test_what_was_kept_stays_when_the_runs_are_gone(runs: Path, tmp_path: Path) -> None:
     before = take_over(runs, tmp_path / "kept", SHA)
     assert take_over(tmp_path / "nothing", tmp_path / "kept", SHA) == before

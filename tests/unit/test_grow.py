@@ -148,3 +148,6 @@ def test_the_program_writes_a_start_for_training(
     grown = load(out)
     assert grown.model.backbone_name == "tf_efficientnet_lite1"
     assert not grown.operating_points  # they were the small network's
+    # Left to itself it grows a tf_ network into another: they pad their input alike.
+    assert command("training.grow", *options[:2], "--out", out)[0] == 0
+    assert load(out).model.backbone_name == "tf_efficientnet_b4"
