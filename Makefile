@@ -34,7 +34,7 @@ rollback: .venv/ready
 
 # A process for each room, since importing PyTorch takes longer than most files; for each file of e2e,
 # whose servers are gone then. Status 5: ARGS left no test of it.
-TESTS := tests/unit tests/integration tests/deploy $(sort $(wildcard tests/e2e/test_*.py))
+TESTS := tests/unit tests/integration tests/uploads tests/deploy $(sort $(wildcard tests/e2e/test_*.py))
 ## test: set up and pass every test, against a real TorchServe
 .PHONY: test
 test: model_store/deepfake.mar

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def classifiers(
     views = np.random.default_rng(0).integers(0, 256, (3, 3, size, size), dtype=np.uint8)
     pixels = model.preprocess(torch.from_numpy(views))
     single = pixels[:1]
-    channels_last = make_runtime(model, torch.device("cpu"), "torch")
+    channels_last = make_runtime(deepcopy(model), torch.device("cpu"), "torch")
     vit = timm.create_model("vit_base_patch16_224", num_classes=2).eval()
     smaller = make_runtime(small.model, torch.device("cpu"))
     halved = OpenVinoRuntime(converted(model), "bf16")

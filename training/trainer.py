@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from deepfake.checkpoint import Checkpoint, save
+from deepfake.checkpoint import Checkpoint, save, write
 from deepfake.errors import DataError
 from deepfake.model import DeepfakeDetector
 from training.batches import Batches, share_of, training_batches, validation_batches
@@ -37,6 +37,7 @@ RUN_FILES = (
     "last.pth.part",
     "metrics.jsonl",
     "saved_model.pth",
+    "saved_model.pth.part",
     "curves.png",
     "folds.json",
 )
@@ -228,9 +229,7 @@ class Trainer:
             "best": state.best,
             "best_epoch": state.best_epoch,
         }
-        part = self.out / "last.pth.part"
-        torch.save(content, part)
-        part.replace(self.out / "last.pth")
+        write(self.out / "last.pth", content)
 
     def _resume(self) -> None:
         self.out.mkdir(parents=True, exist_ok=True)

@@ -102,11 +102,14 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint, *, half: bool = True) -> None:
-    """Write a checkpoint, in one step: a kill leaves the old file or the new one.
+    """Write a checkpoint, in one step: a kill or a full disk leaves the old file or the new one.
 
     Args:
         half: store matrices and kernels as float16 (half the size). Biases and the running
             statistics of normalisation layers stay float32: a variance can exceed float16.
+
+    Raises:
+        OSError: it cannot be written.
     """
     model = checkpoint.model
     content = {
@@ -135,9 +138,26 @@ def save(path: Path, checkpoint: Checkpoint, *, half: bool = True) -> None:
         "state_dict": {k: _stored(v, half) for k, v in model.state_dict().items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, content)
+
+
+def write(path: Path, content: Any) -> None:
+    """``torch.save`` in one step: a kill or a full disk leaves the old file or the new one.
+
+    Raises:
+        OSError: it cannot be written; nothing is left of the attempt, which may have filled a disk.
+    """
     part = path.with_name(path.name + ".part")
-    torch.save(content, part)
-    part.replace(path)
+    try:
+        with part.open("wb") as file:  # given a path, PyTorch hides why it failed
+            torch.save(content, file)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # PyTorch may say that a position is not as expected
+        part.unlink(missing_ok=True)
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise OSError(reason.errno, reason.strerror, str(path)) from error
 
 
 def load(path: Path) -> Checkpoint:

@@ -76,7 +76,10 @@ def make_runtime(
 
 
 class TorchRuntime:
-    """PyTorch as it is, in float32 or, where ``half``, in bfloat16."""
+    """PyTorch as it is, in float32 or, where ``half``, in bfloat16.
+
+    The model is taken over: it is moved to the device and laid out anew, in place.
+    """
 
     def __init__(self, model: DeepfakeDetector, device: torch.device, half: bool = False) -> None:
         self.model = model.to(device).to(memory_format=torch.channels_last)

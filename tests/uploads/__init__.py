@@ -6,6 +6,8 @@ read and none of the hostile files lies in the repository.
 
 from __future__ import annotations
 
+from functools import cache
+
 from tests.uploads.broken import broken
 from tests.uploads.case import Case
 from tests.uploads.foreign import foreign
@@ -13,8 +15,9 @@ from tests.uploads.formats import formats
 from tests.uploads.hostile import hostile
 
 
+@cache
 def all_cases() -> list[Case]:
-    """The whole table; names are unique."""
+    """The whole table; names are unique. Made once: some files take a second."""
     cases = [*formats(), *broken(), *hostile(), *foreign()]
     assert len({case.name for case in cases}) == len(cases)
     return cases

@@ -109,5 +109,6 @@ def _animated() -> Iterator[Case]:
         yield case(f"{kind} of 4 frames", encode(portrait(), kind, **options), VERDICT)
         other = encode(blue, kind, save_all=True, append_images=[portrait()])
         yield case(f"{kind} whose face comes second", other, "no_face")
-    many = encode(portrait(), "GIF", save_all=True, append_images=[blue, portrait()] * 250)
+    frames = [image.quantize() for image in (blue, portrait())] * 250  # or each would be anew
+    many = encode(portrait(), "GIF", save_all=True, append_images=frames)
     yield case("GIF of 501 frames", many, VERDICT)

@@ -72,7 +72,8 @@ def _bombs() -> Iterator[Case]:
     deflated = encode(Image.new("L", (7000, 7000)), "TIFF", compression="tiff_adobe_deflate")
     yield case("TIFF bomb within the limit", deflated, "no_face")
     yield case("GIF bomb within the limit", encode(Image.new("L", (7000, 7000)), "GIF"), "no_face")
-    yield case("WEBP bomb within the limit", encode(Image.new("L", (7000, 7000)), "WEBP"))
+    webp = encode(Image.new("L", (7000, 7000)), "WEBP", method=0)
+    yield case("WEBP bomb within the limit", webp)
     yield case("JPEG of 49 million pixels", encode(Image.new("L", (7000, 7000)), "JPEG"), "no_face")
     tile = ((322, 4, 1, 46_000), (323, 4, 1, 46_000))  # 2 GB, of which 64 x 64 would be shown
     yield case("TIFF of one enormous tile", _tiff(64, 64, *tile), TOO_MANY)
@@ -144,6 +145,6 @@ def _tiff_directories() -> Iterator[Case]:
     yield case("TIFF with an empty directory", empty)
     yield case("TIFF that begins after its end", b"II*\0" + struct.pack("<I", 2**32 - 1))
     frames = io.BytesIO()
-    small = [Image.new("1", (1, 1))] * 3000
+    small = [Image.new("1", (1, 1))] * 1000  # Pillow takes the square of it
     portrait().save(frames, "TIFF", save_all=True, append_images=small)
-    yield case("TIFF of 3001 pages", frames.getvalue(), VERDICT)
+    yield case("TIFF of 1001 pages", frames.getvalue(), VERDICT)

@@ -42,7 +42,7 @@ def good(pipeline: Pipeline) -> dict[str, object]:
 
 
 def peak() -> float:
-    """The most memory this process has held so far, in MB."""
+    """The most memory this process has held so far, in MB: it has no other room's tests to do."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -89,7 +89,7 @@ def test_the_largest_photos_stay_within_their_memory(pipeline: Pipeline, name: s
 
 
 def test_all_of_them_together_took_bounded_memory(baseline: float) -> None:
-    """Runs last; the peak is that of this whole file."""
+    """Runs last; the peak is that of this whole room."""
     grown = peak() - baseline
     print(f"memory grew by {grown:.0f} MB")
     assert grown < MOST_MEMORY
