@@ -20,7 +20,7 @@ serve: model_store/deepfake.mar
 ## stop: let what `make serve` started finish its requests, and stop it
 .PHONY: stop
 stop:
-	@$(PYTHON) deploy/stop.py
+	@$(PYTHON) deploy/stop.py $(ARGS)
 
 ## roll: archive, and move what runs to the new version without losing a request
 .PHONY: roll

@@ -25,8 +25,9 @@ from training.cli import check_numbers, parser, run
 PHOTO = "256 x 256, one face"
 CLIENTS = 16
 HEAD = f"# Sizing\n\nWritten by `python -m benchmarks.sizing`; {PHOTO}.\n\n"
+SHIPPED = "as shipped"
 SETTINGS: dict[str, dict[str, Any]] = {
-    "as shipped": {},
+    SHIPPED: {},
     "batchSize 1": {"batchSize": 1},
     "batchSize 2": {"batchSize": 2},
     "batchSize 4": {"batchSize": 4},
@@ -54,7 +55,7 @@ def measured(settings: dict[str, Any], photo: Path, seconds: int) -> dict[str, A
 def table(cores: int, found: dict[str, Any]) -> str:
     """Markdown: medians over the rounds, and the range of the rounds' ratios to as shipped."""
     rows = found["settings"]
-    shipped = [row["rate"] for row in rows["as shipped"]]
+    shipped = [row["rate"] for row in rows[SHIPPED]]
     lines = [
         f"## {cores} core{'s' if cores > 1 else ''}, {found['processor']}, {found['backbone']}",
         "",
@@ -80,18 +81,24 @@ def main() -> int:
     args = parser(__doc__)
     args.add_argument("--rounds", type=int, default=3, help="through all settings")
     args.add_argument("--seconds", type=int, default=5, help="of each load")
+    args.add_argument("--only", nargs="*", choices=SETTINGS, metavar="SETTING", help="some of them")
     args.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "sizing.json")
     opt = args.parse_args()
     check_numbers(opt, above_zero=("rounds", "seconds"))
+    opt.out.parent.mkdir(parents=True, exist_ok=True)
     cores = len(os.sched_getaffinity(0))
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in SETTINGS}
+    names = [SHIPPED, *(name for name in opt.only or SETTINGS if name != SHIPPED)]
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.NamedTemporaryFile(suffix=".jpg") as file:
         file.write(SCENES[PHOTO]())
         file.flush()
         for number in range(opt.rounds):
-            for name, settings in SETTINGS.items():
-                print(f"{cores} cores, round {number + 1} of {opt.rounds}, {name} ...", flush=True)
-                rows[name].append(measured(settings, Path(file.name), opt.seconds))
+            first = number * len(names) // opt.rounds  # or one setting would always come first
+            for name in names[first:] + names[:first]:
+                row = measured(SETTINGS[name], Path(file.name), opt.seconds)
+                rows[name].append(row)
+                about = f"{cores} cores, round {number + 1} of {opt.rounds}"
+                print(f"{about}, {name}: {row['rate']:.1f} photos/s", flush=True)
     # Kept by number of cores, so that a run under taskset adds to the file.
     kept = json.loads(opt.out.read_text(encoding="utf-8")) if opt.out.exists() else {}
     backbone = load(ROOT / "saved_model.pth").model.backbone_name

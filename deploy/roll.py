@@ -50,8 +50,8 @@ def read(logs: Path) -> dict[str, Any]:
     return record
 
 
-def roll(logs: Path, timeout: float, back: bool) -> float:
-    """Seconds that it took; RuntimeError with the reason when the old version stays."""
+def roll(logs: Path, timeout: float, back: bool) -> str:
+    """What has happened; RuntimeError with the reason when the old version stays."""
     record = read(logs)
     if record["rolling"]:
         raise RuntimeError("a roll is under way; try again when it is over")
@@ -63,19 +63,33 @@ def roll(logs: Path, timeout: float, back: bool) -> float:
     while time.monotonic() < deadline:
         rolls = read(logs)["rolls"]
         if len(rolls) > len(record["rolls"]):
-            if not rolls[-1]["ok"]:
-                if back and (store / REFUSED).is_file():
-                    os.replace(store / REFUSED, store / "previous" / "deepfake.mar")
-                raise RuntimeError(f"{rolls[-1]['reason']}; the old version goes on serving")
-            return float(rolls[-1]["seconds"])
+            last, refused = rolls[-1], store / REFUSED
+            if not last["ok"]:
+                again = _again(last, refused, back)
+                raise RuntimeError(f"{last['reason']}; the old version goes on serving. {again}")
+            told = f"rolled in {last['seconds']:.0f} s"
+            if last["same"]:  # make found nothing to build
+                told += ", to the version that was running"
+                if refused.is_file():
+                    told += f"; one that was refused lies in {refused}"
+            return told
         time.sleep(0.2)
     raise RuntimeError(f"it has not happened within {timeout:.0f} s; look into {logs}")
+
+
+def _again(last: dict[str, Any], refused: Path, back: bool) -> str:
+    """How to try a version again that does not serve."""
+    command = "make rollback" if back else "make roll"
+    if last["refused"] and not back:
+        archive = refused.with_name("deepfake.mar")
+        return f"The new one is kept: to try it again, mv {refused} {archive} and {command}"
+    return f"To try again: {command}"
 
 
 def main() -> int:
     opt = arguments()
     try:
-        print(f"rolled in {roll(opt.logs, opt.timeout, opt.back):.0f} s")
+        print(roll(opt.logs, opt.timeout, opt.back))
     except (RuntimeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

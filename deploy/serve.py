@@ -14,7 +14,7 @@ from types import FrameType
 
 from deploy.stop import LOGS
 from deploy.supervisor import Supervisor, say
-from deploy.torchserve import ROOT, Ports, TorchServe, is_free
+from deploy.torchserve import ROOT, Ports, TorchServe, in_the_way
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal was closed
 
@@ -46,17 +46,24 @@ def arguments() -> argparse.Namespace:
 
 
 def check_ports(opt: argparse.Namespace) -> None:
-    """RuntimeError naming the first port that another program holds."""
+    """RuntimeError naming the first port that cannot be had."""
+    taken: dict[int, str] = {}
     for name in ("page_port", "inference_port", "management_port", "metrics_port"):
         port, flag = getattr(opt, name), f"--{name.replace('_', '-')}"
         if not 0 < port < 65536:
             raise RuntimeError(f"{flag} is {port}, which is no port: 1 to 65535")
-        if not is_free(port):
-            other = port + 1000 if port < 64536 else port - 1000
-            raise RuntimeError(
-                f"port {port} is in use; stop what holds it ('make stop', if it is ours) or "
-                f"choose another: make serve ARGS='{flag} {other}'"
-            )
+        if port in taken:
+            raise RuntimeError(f"{taken[port]} and {flag} are both {port}; give each its own")
+        taken[port] = flag
+        reason = in_the_way(port)
+        if reason is None:
+            continue
+        other = port + 1000 if port < 64536 else port - 1000
+        if isinstance(reason, PermissionError):  # those below 1024 are the administrator's
+            problem = f"port {port} may not be used by this user;"
+        else:
+            problem = f"port {port} is in use; stop what holds it ('make stop', if it is ours) or"
+        raise RuntimeError(f"{problem} choose another: make serve ARGS='{flag} {other}'")
 
 
 def banner(page_url: str, server: TorchServe) -> str:

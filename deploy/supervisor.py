@@ -15,13 +15,13 @@ import filecmp
 import json
 import os
 import shutil
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from deploy import tokens
 from deploy.page import GRACE, Page
-from deploy.torchserve import HTTP, Ports, State, TorchServe, free_ports
+from deploy.torchserve import HTTP, Ports, State, TorchServe, free_ports, held_folder
 
 LOOK = 2.0  # seconds between two looks at TorchServe
 SILENCE = 30.0  # seconds without an answer from its management API, after which it hangs
@@ -32,12 +32,17 @@ WORKED = 60.0  # seconds of being ready after which the count begins anew
 LONGEST_BACK_OFF = 30.0  # seconds before a start
 DRAIN = 20.0  # seconds for those who ask TorchServe without the page, when everything stops
 REFUSED = "deepfake.mar.refused"  # in the model store: an archive that did not start or answer
+SERVED = "deepfake.mar.served"  # in the model store: a copy of the archive that ran last
 GREY_PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000400000004008000000008f022e0200000029494441"
     "5478daedcc411100000c0220a31bdd10fbed2000e951040281402010080402814020107c0f06df6d"
     "007970ba79fa0000000049454e44ae426082"
 )
 """64 x 64 pixels: enough to be looked at."""
+
+
+class Refused(RuntimeError):
+    """A version did not start or answer, beside one that does: the fault is its own."""
 
 
 class Backoff:
@@ -85,7 +90,8 @@ class Supervisor:
         if not (self.model_store / "deepfake.mar").is_file():
             raise RuntimeError(f"there is no deepfake.mar in {self.model_store}; make archive")
         self._lock = self._locked()
-        self.temp = Path(tempfile.mkdtemp(prefix="deepfake-"))
+        temp, self._held = held_folder()
+        self.temp = Path(temp)
         self.switch = self.temp / "backend.json"
         self.releases = 0
         self.rolls: list[dict[str, object]] = []
@@ -110,6 +116,7 @@ class Supervisor:
             if not self.page.running() or time.monotonic() > deadline:
                 raise RuntimeError("the page did not start")
             time.sleep(0.2)
+        self._remember()
 
     def run(self) -> None:
         """Watch both, and roll when asked to; ends only by an exception."""
@@ -150,6 +157,7 @@ class Supervisor:
         for server in (self.server, self.stand_in):
             if server is not None:
                 server.stop()
+        os.close(self._held)
         shutil.rmtree(self.temp, ignore_errors=True)
         self.record.unlink(missing_ok=True)
         os.close(self._lock)
@@ -162,8 +170,7 @@ class Supervisor:
         say(f"the page has ended; starting it again in {pause:.0f} s")
         self.page.stop()
         time.sleep(pause)
-        self.page.start()
-        self._write_record()
+        self._try(self.page.start)
 
     def _watch_server(self) -> None:
         now = time.monotonic()
@@ -179,9 +186,16 @@ class Supervisor:
         say(f"TorchServe: {state.value}; starting it again in {pause:.0f} s")
         self.server.stop(patience=5)
         time.sleep(pause)
-        self.server.start()
-        self._write_record()
+        self._try(self.server.start)
         self._answered = self._was_ready = time.monotonic()
+
+    def _try(self, start: Callable[[], None]) -> None:
+        """Start something; what the machine has no room for is found dead at the next look."""
+        try:
+            start()
+        except OSError as error:
+            say(f"it could not be started ({error.strerror})")
+        self._write_record()
 
     def _overdue(self, state: State, now: float) -> bool:
         """Whether TorchServe will not become ready by itself any more."""
@@ -200,11 +214,12 @@ class Supervisor:
         self.rolling = True
         self._write_record()
         try:
-            self._change_over()
-            result: dict[str, object] = {"ok": True}
+            result: dict[str, object] = {"ok": True, "same": self._change_over()}
         except (RuntimeError, OSError) as error:
-            result = {"ok": False, "reason": str(error)}
-            self._put_aside()
+            result = {"ok": False, "reason": str(error), "refused": isinstance(error, Refused)}
+            (self.model_store / "previous" / "part").unlink(missing_ok=True)
+            if isinstance(error, Refused):
+                self._put_aside()
         self._send_to(self.server)  # whichever version that is now
         if self.stand_in is not None:
             self.stand_in.drain(GRACE)
@@ -217,15 +232,22 @@ class Supervisor:
         self._write_record()
         say("rolled" if result["ok"] else f"not rolled: {result['reason']}")
 
-    def _change_over(self) -> None:
-        """Old version -> new one as a stand-in on other ports -> new one on the usual ports."""
+    def _change_over(self) -> bool:
+        """Old version -> new one as a stand-in on other ports -> new one on the usual ports.
+
+        Returns:
+            Whether both are the same archive.
+        """
         old, release = self.server, self._release()
         keep = self.model_store / "previous"
         keep.mkdir(exist_ok=True)
         shutil.copyfile(old.model_store / "deepfake.mar", keep / "part")
         ports = Ports(*free_ports(4))
         self.stand_in = TorchServe(release, self.logs / "stand-in", ports, self.token)
-        self._bring_up(self.stand_in)
+        try:
+            self._bring_up(self.stand_in)
+        except RuntimeError as error:
+            raise Refused(str(error)) from error
         self._send_to(self.stand_in)
         old.drain(GRACE)
         old.stop()
@@ -233,28 +255,52 @@ class Supervisor:
         self.server = new
         try:
             self._bring_up(new)
-        except RuntimeError:
+        except (RuntimeError, OSError):
             # It worked a moment ago, so the machine is at fault; the old version served on it.
             new.stop()
             self.server = old
             self._bring_up(old)
             raise
-        if filecmp.cmp(keep / "part", release / "deepfake.mar", shallow=False):
+        same = filecmp.cmp(keep / "part", release / "deepfake.mar", shallow=False)
+        if same:
             (keep / "part").unlink()  # the same once more: what was before it stays before it
         else:
             os.replace(keep / "part", keep / "deepfake.mar")
+        self._remember()
+        return same
+
+    def _remember(self) -> None:
+        """Keep a copy of what runs, for when make has put a new archive in its place.
+
+        What ran before, if it was another, is then what `make rollback` goes back to: after a
+        restart with a new version as well.
+        """
+        running, served = self.server.model_store / "deepfake.mar", self.model_store / SERVED
+        keep, part = self.model_store / "previous", self.model_store / f"{SERVED}.part"
+        try:
+            if served.is_file() and filecmp.cmp(served, running, shallow=False):
+                return
+            shutil.copyfile(running, part)
+            if served.is_file():
+                keep.mkdir(exist_ok=True)
+                os.replace(served, keep / "deepfake.mar")
+            os.replace(part, served)
+        except OSError as error:
+            say(f"a way back cannot be kept ({error.strerror})")
 
     def _put_aside(self) -> None:
         """After a version was refused: the one that runs is what the next start will take."""
         store, running = self.model_store, self.server.model_store / "deepfake.mar"
         archive, part = store / "deepfake.mar", store / "deepfake.mar.part"
+        before = store / "previous" / "deepfake.mar"
         try:
-            (store / "previous" / "part").unlink(missing_ok=True)
             if archive.is_file() and filecmp.cmp(running, archive, shallow=False):
                 return  # the same once more: the machine is at fault
             shutil.copyfile(running, part)  # newer than the sources, or make would build them again
             if archive.is_file():
-                os.replace(archive, store / REFUSED)
+                way_back = before.is_file() and filecmp.cmp(running, before, shallow=False)
+                # What was to be gone back to, and has changed places with what runs, changes back.
+                os.replace(archive, before if way_back else store / REFUSED)
             os.replace(part, archive)
         except OSError as error:
             say(f"{archive} is still the refused one ({error.strerror})")

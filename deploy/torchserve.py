@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import fcntl
 import http.client
 import json
 import os
@@ -48,16 +49,16 @@ class Ports:
     metrics: int = 8082
 
 
-def is_free(port: int) -> bool:
-    """Whether a server could listen on this port of 127.0.0.1."""
+def in_the_way(port: int) -> OSError | None:
+    """What keeps a server from listening on this port of 127.0.0.1; None if nothing does."""
     with socket.socket() as probe:
         # As servers do: what a closed connection leaves behind does not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
 
 
 def free_ports(count: int) -> list[int]:
@@ -67,6 +68,19 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def held_folder() -> tuple[str, int]:
+    """A new temporary folder and a descriptor of it, to be closed when it is not needed any more.
+
+    What is read once, at the start, looks forgotten to whatever tidies /tmp after some days.
+    systemd-tmpfiles leaves a folder alone that is locked (tmpfiles.d(5)).
+    """
+    folder = tempfile.mkdtemp(prefix="deepfake-")
+    descriptor = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    return folder, descriptor
 
 
 PATIENCE = 30.0  # seconds for a worker that cannot be loaded to say why, in one of its attempts
@@ -102,6 +116,7 @@ class TorchServe:
         self.key_file = self.logs / "keys" / tokens.NAME
         self.process: subprocess.Popen[bytes] | None = None
         self.temp = ""
+        self._held: int | None = None
         self.retry_window = 300.0  # seconds in which it starts a dead worker again
         self._log_start = 0
 
@@ -116,7 +131,7 @@ class TorchServe:
         log = self.logs / "torchserve.log"
         self._log_start = log.stat().st_size if log.exists() else 0
         # The archive is unpacked here and the workers' sockets lie here: short and private.
-        self.temp = tempfile.mkdtemp(prefix="deepfake-")
+        self.temp, self._held = held_folder()
         if self.token:
             self.key_file.parent.mkdir(mode=0o700, exist_ok=True)
             self.key_file.unlink(missing_ok=True)
@@ -209,6 +224,9 @@ class TorchServe:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
         shutil.rmtree(self.temp, ignore_errors=True)
         if self.token:
             shutil.rmtree(self.key_file.parent, ignore_errors=True)

@@ -67,6 +67,15 @@ class MemoryRequest(Request):
         return io.BytesIO()
 
 
+def _switch(name: str, value: object) -> bool:
+    """A setting that is on or off; from the environment it comes as text where it is no JSON."""
+    words = {"true": True, "1": True, "false": False, "0": False}
+    try:
+        return words[str(value).lower()]
+    except KeyError:
+        raise ValueError(f"{name} is {value!r}; it must be true or false") from None
+
+
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     """The application, configured by ``DEFAULTS``, the environment and ``config``.
 
@@ -82,6 +91,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.from_mapping(DEFAULTS)
     app.config.from_prefixed_env("DEEPFAKE")
     app.config.from_mapping(config)
+    for name, default in DEFAULTS.items():
+        if isinstance(default, bool):
+            app.config[name] = _switch(name, app.config[name])
     text.load(str(app.config["LANGUAGE"]))
     app.extensions["backend"] = Client(
         str(app.config["TORCHSERVE_URL"]),

@@ -119,19 +119,43 @@ def _small_rgb(image: Image.Image) -> Image.Image:
     # First the mean of so many pixels each way, as Pillow's own thumbnail() does.
     factor = max(width, height) // (2 * MAX_SIDE) or 1
     small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    white = _white(image)
     rows = STRIP * factor
     for top in range(0, height, rows):
         strip = image.crop((0, top, width, min(top + rows, height)))
-        small.paste(_rgb(strip).reduce(factor), (0, top // factor))
+        small.paste(_rgb(strip, white).reduce(factor), (0, top // factor))
     box = (0, 0, width / factor, height / factor)  # the last row and column may be cut
     return small.resize(size, Image.Resampling.BICUBIC, box)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _white(image: Image.Image) -> float | None:
+    """The value of white in a picture of many bits or of floats, which Pillow would clip at 255.
+
+    A TIFF does not say it: it is the next that is usual, as deepfake.images takes it, too.
+    """
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return None
+    if image.format != "TIFF":
+        return 65535.0
+    strips = (
+        _plain(image.crop((0, top, image.width, min(top + STRIP, image.height))))
+        for top in range(0, image.height, STRIP)
+    )
+    highest = max(float(strip.getextrema()[1]) for strip in strips)  # type: ignore[arg-type]
+    if image.mode == "F":
+        return next((top for top in (1.0, 255.0, 65535.0) if highest <= 2 * top), highest)
+    return next((2.0**n - 1 for n in (8, 10, 12, 14, 16) if highest < 2**n), highest)
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """16 bits of either byte order as 32, which all of Pillow knows."""
+    return image.convert("I") if image.mode.startswith("I;16") else image
+
+
+def _rgb(image: Image.Image, white: float | None) -> Image.Image:
     """In 8 bits for each colour, alpha laid over white."""
-    if image.mode.startswith("I"):
-        # 16-bit greyscale, of either byte order: Pillow's own conversion would clip at 255.
-        image = image.convert("I").point(lambda v: v * (1 / 256)).convert("L")
+    if white is not None:
+        image = _plain(image).point(lambda v: v * (255.0 / white)).convert("L")
     if image.mode not in ("L", "RGB"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from deepfake.checkpoint import DEFAULT_POINT, verify
+from deepfake.cpus import usable
 from deepfake.errors import BadBase64, BadRequest, DeepfakeError, EmptyInput
 from deepfake.pipeline import Pipeline, fault
 from deepfake.verdict import Verdict
@@ -60,7 +61,7 @@ class DeepfakeHandler:
         folder = Path(context.system_properties["model_dir"])
         config = context.model_yaml_config or {}
         workers = int(config.get("maxWorkers", 1))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+        torch.set_num_threads(max(1, usable() // workers))
         gpu = context.system_properties.get("gpu_id")
         device = f"cuda:{gpu}" if gpu is not None and torch.cuda.is_available() else "cpu"
         options = config.get("handler") or {}

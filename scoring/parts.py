@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import re
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +36,6 @@ SCHEMA = pa.schema(
 PART = re.compile(r"(\w+_)?[0-9a-f]{32}_\d{6,}-\d+\.parquet")  # as Ray names what it writes
 # Errors that are not the photo's: a disk was away, memory was short. DataError: see score.py.
 PASSING = {error.code for error in (DataError, OutOfMemory, InternalError)}
-
-
-@contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """For one job at a time: a second one would take the part being written for one cut off.
-
-    Raises:
-        DataError: another job is at it.
-    """
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DataError(
-                    f"Another job writes into {out}; wait for it or give another --out."
-                ) from error
-        yield
-    finally:
-        os.close(folder)
 
 
 def add(out: Path, rows: list[dict[str, Any]]) -> None:

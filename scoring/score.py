@@ -19,10 +19,12 @@ from typing import Any
 import pyarrow as pa
 
 from deepfake.checkpoint import DEFAULT_POINT, load
+from deepfake.cpus import usable
 from deepfake.errors import DataError, DeepfakeError, InternalError
+from deepfake.folders import locked
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
-from scoring.parts import SCHEMA, add, check_writable, locked, scored, summary, unwritable
+from scoring.parts import SCHEMA, add, check_writable, scored, summary, unwritable
 from scoring.reading import content_of
 from scoring.sources import check_apart, is_utf8, paths_of
 
@@ -139,7 +141,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    cores = len(os.sched_getaffinity(0))
+    cores = usable()
     args.add_argument(
         "source", help="a folder, a photo, a text file of paths, or Parquet with a column path"
     )

@@ -14,6 +14,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,6 +32,7 @@ from training.cli import check_numbers, parser, run
 from training.data import Sample, read_samples, torn_groups
 
 ONE_CLASS = "sources of one class, together"
+CHUNK = 64  # images that a process is given at once
 HASH_SIDE = 16  # 256 bits: faces in one pose are alike in 64
 FEATURES = ("file_bytes", "width", "height", "bytes_per_pixel", "jpeg_luma", "jpeg_chroma",
             "red", "green", "blue")  # fmt: skip
@@ -75,9 +77,14 @@ def traits(path: Path) -> Traits | None:
 
 def all_traits(samples: Sequence[Sample], workers: int) -> list[Traits | None]:
     """The traits of every sample's image, in order."""
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        found = pool.map(traits, [s.path for s in samples], chunksize=64)
-        return list(tqdm(found, total=len(samples), unit="img", desc="audit"))
+    paths = [s.path for s in samples]
+    workers = min(workers, -(-len(paths) // CHUNK))
+    with ExitStack() as stack:
+        found: Iterable[Traits | None] = map(traits, paths)
+        if workers > 1:  # a process of its own would take longer to start than many photos
+            pool = ProcessPoolExecutor(workers, get_context("spawn"))
+            found = stack.enter_context(pool).map(traits, paths, chunksize=CHUNK)
+        return list(tqdm(found, total=len(paths), unit="img", desc="audit"))
 
 
 def near_duplicates(

@@ -12,9 +12,11 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +28,7 @@ from tqdm import tqdm
 
 from deepfake.errors import DataError, DeepfakeError
 from deepfake.faces import DETECT_SIDE, MARGIN, MIN_SCORE, FaceDetector, crop_square
+from deepfake.folders import locked
 from deepfake.images import decode
 from training.cli import AGAIN, check_numbers, parser, run
 from training.data import Sample, read_samples, stamp, write_manifest
@@ -88,7 +91,6 @@ def crop_all(
     samples: list[Sample], out: Path, margin: float, max_side: int, workers: int, form: str
 ) -> None:
     """Crop what the journal in ``out`` does not hold yet, then write the two lists."""
-    out.mkdir(parents=True, exist_ok=True)
     settings: dict[str, object] = {
         "margin": margin,
         "max_side": max_side,
@@ -108,34 +110,49 @@ def crop_all(
     with journal.open("a", encoding="utf-8") as file:
         if file.tell() == 0:
             file.write(json.dumps({"settings": settings}) + "\n")
-        bar = tqdm(total=len(samples), initial=len(samples) - len(todo), unit="img", desc="crop")
-        for name, record in _work(todo, targets, margin, max_side, workers):
-            done[name] = record = record | {"stamp": stamps[name]}
-            file.write(json.dumps({"name": name, **record}) + "\n")
-            file.flush()
-            bar.update()
-        bar.close()
+        first = len(samples) - len(todo)
+        # Closed at once where this is broken off, or what waits would be waited for.
+        with (
+            tqdm(total=len(samples), initial=first, unit="img", desc="crop") as bar,
+            closing(_work(todo, targets, margin, max_side, workers)) as work,
+        ):
+            for name, record in work:
+                done[name] = record = record | {"stamp": stamps[name]}
+                file.write(json.dumps({"name": name, **record}) + "\n")
+                file.flush()
+                bar.update()
     _write_lists(samples, done, out, form)
 
 
 def _work(
     todo: list[Sample], targets: dict[str, Path], margin: float, max_side: int, workers: int
-) -> Iterator[tuple[str, dict[str, object]]]:
-    if not todo:
+) -> Generator[tuple[str, dict[str, object]]]:
+    workers = min(workers, len(todo))
+    if workers < 2:  # a process of its own would take longer to start than many photos
+        if todo:
+            _start_worker()
+        for s in todo:
+            yield s.name, crop_one(s.path, targets[s.name], margin, max_side)
         return
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
+        # Ctrl-C is for the program, which then gives its processes no more work. They are started
+        # here, and inherit that they ignore it.
+        usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
         jobs = {
             pool.submit(crop_one, s.path, targets[s.name], margin, max_side): s.name for s in todo
         }
-        for job in as_completed(jobs):
-            try:
+        signal.signal(signal.SIGINT, usual)
+        try:
+            for job in as_completed(jobs):
                 yield jobs[job], job.result()
-            except BrokenProcessPool as error:
-                raise DataError(
-                    "A cropping process was ended from outside, perhaps for want of memory; "
-                    "run the same command again, with fewer --workers, to go on."
-                ) from error
+        except BrokenProcessPool as error:
+            raise DataError(
+                "A cropping process was ended from outside, perhaps for want of memory; "
+                "run the same command again, with fewer --workers, to go on."
+            ) from error
+        finally:  # Ctrl-C, a full disk: what waits would still be done, and not written down
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _read_journal(journal: Path, settings: dict[str, object]) -> dict[str, dict[str, object]]:
@@ -195,7 +212,10 @@ def main() -> int:
     folder = opt.data if opt.data.is_dir() else opt.data.parent
     if folder.resolve() == opt.out.resolve():
         raise DataError(f"--out {opt.out} is the folder of the data; give one of its own.")
-    crop_all(read_samples(opt.data), opt.out, opt.margin, opt.max_side, opt.workers, opt.format)
+    samples = read_samples(opt.data)
+    opt.out.mkdir(parents=True, exist_ok=True)
+    with locked(opt.out):
+        crop_all(samples, opt.out, opt.margin, opt.max_side, opt.workers, opt.format)
     return 0
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from deploy.java import OLDEST, find_java, java_version
-from deploy.torchserve import Ports, is_free
+from deploy.torchserve import Ports, in_the_way
 from training.cli import parser, run
 
 
@@ -96,9 +96,13 @@ def check_checkpoint(path: Path) -> Line:
 
 
 def check_port(name: str, port: int) -> Line:
-    free = is_free(port)
-    text = "is free" if free else "is in use: 'make stop', or another port (see serve's --help)"
-    return Line(f"port, {name}", free, f"{port} {text}")
+    reason = in_the_way(port)
+    text = "is free"
+    if isinstance(reason, PermissionError):
+        text = "may not be used by this user; choose another (see serve's --help)"
+    elif reason:
+        text = "is in use: 'make stop', or another port (see serve's --help)"
+    return Line(f"port, {name}", reason is None, f"{port} {text}")
 
 
 def check_forward(path: Path) -> Line:

@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from accelerate import Accelerator
 
 from deepfake.checkpoint import IMAGE_SIZES
 from deepfake.errors import DataError
+from deepfake.folders import locked
 from deepfake.model import DEFAULT_BACKBONE
 from training.cli import check_numbers, keep_memory, parser, run
 from training.data import Sample, of_split, read_samples
@@ -250,6 +252,13 @@ def main() -> int:
     if opt.leave_out:  # what chooses the epoch
         of_split([s for s in val if s.source != opt.leave_out], "val")
     acc.print(f"{len(train)} train and {len(val)} validation images on {acc.device}, {precision}")
+    opt.out.mkdir(parents=True, exist_ok=True)
+    with locked(opt.out) if acc.is_main_process else nullcontext():
+        return fit(opt, acc, train, val)
+
+
+def fit(opt: argparse.Namespace, acc: Accelerator, train: list[Sample], val: list[Sample]) -> int:
+    """The run itself, or all of its folds."""
     if opt.fresh and acc.is_main_process:
         for path in list(written(opt.out)):
             path.unlink()

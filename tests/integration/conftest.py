@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def program(name: str, *options: object) -> subprocess.CompletedProcess[str]:
 
 
 def start(name: str, *options: object) -> subprocess.Popen[str]:
-    """The same, not waited for."""
+    """The same, not waited for: in a group of its own, and not deaf to Ctrl-C where we are."""
     return subprocess.Popen(
         [sys.executable, "-m", name, *map(str, options)],
         cwd=ROOT,
@@ -55,6 +56,8 @@ def start(name: str, *options: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

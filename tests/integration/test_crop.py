@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from deepfake.faces import FaceDetector, crop_face
+from deepfake.folders import locked
 from tests.conftest import ASTRONAUT, FAKES, sentence
 from tests.integration.conftest import Command, program, start, table, write_table
 
@@ -192,16 +193,56 @@ def recorded(out: Path) -> list[str]:
     return [json.loads(line)["name"] for line in lines[1:]]
 
 
+def many(photos: Path) -> list[str]:
+    """Forty photos, so that some are left when the first are done; their names."""
+    names = [f"{label}/{label}-{i}.jpg" for label in ("real", "fake") for i in range(20)]
+    for i, name in enumerate(names):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ASTRONAUT if name.startswith("real") else FAKES[i % 5], photos / name)
+    return names
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_ends_it_within_a_few_photos_and_what_is_done_is_written_down(
+    command: Command, tmp_path: Path, workers: int
+) -> None:
+    """To all of its processes, as a terminal sends it."""
+    photos, out = tmp_path / "photos", tmp_path / "crops"
+    names = many(photos)
+    options = ("--data", photos, "--out", out, "--workers", workers)
+    journal = out / "journal.jsonl"
+    with start("training.crop", *options) as process:
+        while process.poll() is None and not (journal.exists() and journal.stat().st_size):
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=600)
+    assert process.returncode == 130
+    assert errors.endswith("stopped; run the same command again to go on\n")
+    assert "Traceback" not in errors
+    crops = {path.name for path in out.rglob("*.png")}
+    assert len(crops) < len(names)
+    done = {f"{Path(name).name}.png" for name in recorded(out)}
+    # A pool has one more than its processes handed out already, beside those that they are at.
+    assert len(crops - done) <= 2 * workers + 1, "cut, and not written down"
+
+
+def test_two_runs_do_not_write_into_one_folder(command: Command, tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "crops"
+    many(photos)
+    out.mkdir()
+    with locked(out):
+        said = sentence(command("training.crop", "--data", photos, "--out", out))
+    assert said == f"error: Another job writes into {out}; wait for it or give another --out."
+    assert not list(out.iterdir())
+
+
 def test_a_cropping_process_that_is_killed_is_one_sentence_and_the_rest_is_cut_later(
     command: Command, tmp_path: Path
 ) -> None:
     """As the kernel kills it for want of memory, after the first of the photos."""
     photos, out = tmp_path / "photos", tmp_path / "crops"
-    names = [f"{label}/{label}-{i}.jpg" for label in ("real", "fake") for i in range(5)]
-    for i, name in enumerate(names):
-        (photos / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ASTRONAUT if name.startswith("real") else FAKES[i - 5], photos / name)
-    options = ("--data", photos, "--out", out, "--workers", 1)
+    names = many(photos)
+    options = ("--data", photos, "--out", out, "--workers", 2)
     journal = out / "journal.jsonl"
     with start("training.crop", *options) as process:
         while process.poll() is None and not (journal.exists() and journal.stat().st_size):

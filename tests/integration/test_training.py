@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from deepfake.checkpoint import Checkpoint, load, save
+from deepfake.folders import locked
 from tests.conftest import ASTRONAUT, TINY, sentence
 from tests.integration.conftest import (
     TRAIN_OPTIONS,
@@ -281,6 +282,14 @@ def test_starting_over_removes_what_the_run_has_written_and_nothing_else(
     assert train(tmp_path, "--epochs", 1, "--fresh")[0] == 0
     assert len(epochs(tmp_path)) == 1
     assert (tmp_path / "notes.txt").exists()
+
+
+def test_two_runs_do_not_write_into_one_folder(train: Train, tmp_path: Path) -> None:
+    """The second would take the first one's state for its own, and replace its best epoch."""
+    with locked(tmp_path):
+        said = sentence(train(tmp_path, "--epochs", 1))
+    assert said == f"error: Another job writes into {tmp_path}; wait for it or give another --out."
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_that_came_without_its_run_is_kept(train: Train, tmp_path: Path) -> None:

@@ -340,6 +340,25 @@ def test_a_language_without_sentences_is_no_way_to_start() -> None:
         create_app({"LANGUAGE": "xx"})
 
 
+@pytest.mark.parametrize(
+    ("text", "secure"), [("False", False), ("0", False), ("true", True), ("True", True)]
+)
+def test_a_switch_is_read_however_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, text: str, secure: bool
+) -> None:
+    """Flask alone takes "False" for a text, and any text for yes."""
+    monkeypatch.setenv("DEEPFAKE_SESSION_COOKIE_SECURE", text)
+    assert create_app().config["SESSION_COOKIE_SECURE"] is secure
+
+
+def test_a_switch_that_is_neither_on_nor_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPFAKE_SESSION_COOKIE_SECURE", "off")
+    with pytest.raises(
+        ValueError, match="SESSION_COOKIE_SECURE is 'off'; it must be true or false"
+    ):
+        create_app()
+
+
 def test_the_examples_ask_the_page_by_the_name_it_has(app: Flask) -> None:
     app.config["HOSTS"] = []
     text = app.test_client().get("/docs/api", base_url="http://photos.example.org:8000").text

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 
 from deepfake.checkpoint import sha256
+from deepfake.cpus import usable
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
 from handler.deepfake_handler import DeepfakeHandler
@@ -29,7 +29,7 @@ BASE64 = base64.b64encode(PHOTO).decode()
 
 @pytest.fixture(scope="module")
 def context(unpacked: Path) -> Context:
-    return new_context(unpacked, workers=len(os.sched_getaffinity(0)))
+    return new_context(unpacked, workers=usable())
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from deepfake.checkpoint import load, save, sha256
+from deepfake.cpus import usable
 from deepfake.errors import CheckpointError
 from handler.deepfake_handler import DeepfakeHandler
 from tests.conftest import ASTRONAUT
@@ -32,7 +32,7 @@ def threads() -> Iterator[None]:
 @pytest.mark.parametrize("workers", [1, 1000])
 def test_workers_share_the_cores(unpacked: Path, workers: int) -> None:
     DeepfakeHandler().initialize(new_context(unpacked, workers, {"runtime": "torch"}))
-    cores = len(os.sched_getaffinity(0))
+    cores = usable()
     assert torch.get_num_threads() == (cores if workers == 1 else 1)
 
 

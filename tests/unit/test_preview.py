@@ -91,6 +91,26 @@ def test_large_photos_at_once_take_the_memory_of_one(tmp_path: Path) -> None:
     assert megabytes < 400
 
 
+@pytest.mark.parametrize(
+    ("levels", "white"),
+    [
+        ("<f4", 1.0),
+        ("<f4", 255.0),
+        ("<u2", 1023.0),
+        ("<u2", 4095.0),
+        (">u2", 4095.0),
+        ("<i4", 65535.0),
+    ],
+)
+def test_a_tiff_of_floats_or_of_few_bits_is_shown_as_bright_as_it_is(
+    levels: str, white: float
+) -> None:
+    """The verdict is about the picture; black, nobody would know which one."""
+    grey = Image.open(ASTRONAUT).convert("L")
+    pixels = (np.asarray(grey, dtype=float) * white / 255).astype(levels)
+    assert gap(shown(Image.fromarray(pixels), "TIFF"), grey) < 3
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "CMYK", "RGBA", "LA", "I;16", "I;16B"])
 def test_a_large_photo_of_any_mode_looks_as_it_does(large: Image.Image, mode: str) -> None:
     grey = large.convert("L")

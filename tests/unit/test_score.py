@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deepfake.folders import locked
 from scoring import parts, score
 from tests.conftest import ASTRONAUT, FAKES, ROOT, sentence
 from tests.unit.scorer import NAME, Program, contents, rows_in
@@ -254,7 +255,7 @@ def test_two_jobs_do_not_write_into_one_folder(
 ) -> None:
     out = tmp_path / "scores"
     out.mkdir()
-    with parts.locked(out):
+    with locked(out):
         assert sentence(program(photos)).startswith(f"error: Another job writes into {out}")
     assert program(photos)[0] == 0
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -181,6 +184,127 @@ def test_of_all_versions_only_the_one_that_runs_is_kept(rolling: Supervisor) -> 
     rolling._roll()
     assert copies(rolling) == [b"second"]
     assert json.loads(rolling.switch.read_text())["torchserve"] == rolling.server.url
+
+
+def test_the_version_before_a_restart_is_what_one_goes_back_to(
+    rolling: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `make stop`, a training and `make serve`: no roll has seen the old one go."""
+    rolling._remember()  # "archive" has been served
+    (rolling.model_store / "deepfake.mar").write_bytes(b"trained since")
+    rolling.server = Version(rolling._release(), rolling.logs)
+    rolling._remember()
+    rolling._remember()  # and restarts of the same change nothing
+    swap(rolling.model_store)
+    rolling._roll()
+    assert copies(rolling) == [b"archive"]
+    assert (rolling.model_store / "previous" / "deepfake.mar").read_bytes() == b"trained since"
+
+
+def test_a_version_for_which_there_was_no_room_is_tried_again(
+    rolling: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk says nothing about the archive: it stays where the next roll finds it."""
+
+    def full(self: TorchServe) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    archive = rolling.model_store / "deepfake.mar"
+    archive.write_bytes(b"second")
+    with monkeypatch.context() as patched:
+        patched.setattr(Version, "start", full)
+        rolling._roll()
+    assert (rolling.rolls[-1]["ok"], rolling.rolls[-1]["refused"]) == (False, False)
+    assert archive.read_bytes() == b"second"
+    assert copies(rolling) == [b"archive"]
+    assert not list((rolling.model_store / "previous").iterdir())
+    rolling._roll()
+    assert copies(rolling) == [b"second"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), RuntimeError()])
+def test_when_the_last_step_fails_the_old_version_is_brought_back(
+    rolling: Supervisor, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The stand-in had started: on the usual ports there is no room for the new one any more."""
+    started: list[bytes] = []
+
+    def start(self: TorchServe) -> None:
+        started.append((self.model_store / "deepfake.mar").read_bytes())
+        if self.ports == rolling.ports and started[-1] == b"second":
+            raise error
+
+    monkeypatch.setattr(Version, "start", start)
+    (rolling.model_store / "deepfake.mar").write_bytes(b"second")
+    rolling._roll()
+    assert not rolling.rolls[-1]["ok"]
+    assert started == [b"second", b"second", b"archive"]
+    assert copies(rolling) == [b"archive"]
+
+
+def test_a_way_back_that_is_refused_stays_the_way_back(rolling: Supervisor) -> None:
+    archive, before = (rolling.model_store / n for n in ("deepfake.mar", "previous/deepfake.mar"))
+    before.parent.mkdir()
+    before.write_bytes(b"broken by now")
+    swap(rolling.model_store)
+    rolling._roll()
+    assert rolling.rolls[-1]["refused"]
+    assert archive.read_bytes() == b"archive"
+    assert before.read_bytes() == b"broken by now"
+
+
+def told(rolling: Supervisor, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `make roll` says, whose signal is answered here."""
+    monkeypatch.setattr("deploy.roll.alive", lambda pid, mark: True)
+    monkeypatch.setattr("deploy.roll.os.kill", lambda pid, number: rolling._roll())
+    try:
+        return roll(rolling.logs, 1, back=False)
+    except RuntimeError as error:
+        return str(error)
+
+
+def test_a_roll_says_where_a_refused_version_is_and_when_nothing_was_new(
+    rolling: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rolling._write_record()
+    refused = rolling.model_store / REFUSED
+    archive = rolling.model_store / "deepfake.mar"
+    archive.write_bytes(b"broken")
+    said = told(rolling, monkeypatch)
+    assert said.startswith("the archive is damaged; the old version goes on serving.")
+    assert f"mv {refused} {archive} and make roll" in said
+    said = told(rolling, monkeypatch)  # make has nothing to build: the sources are as they were
+    assert f"to the version that was running; one that was refused lies in {refused}" in said
+    archive.write_bytes(b"second")
+    assert told(rolling, monkeypatch) == "rolled in 0 s"
+
+
+def test_what_cannot_be_started_now_is_started_later(
+    rolling: Supervisor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without memory for another process the watching goes on, and does not end the page too."""
+
+    def start(self: TorchServe) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(Version, "start", start)
+    monkeypatch.setattr("deploy.supervisor.time.sleep", lambda seconds: None)
+    for _ in range(2):
+        rolling._looked = 0
+        rolling._watch_server()
+    assert capsys.readouterr().out.count("could not be started (Cannot allocate memory)") == 2
+    assert rolling.backoff.failures == 2
+
+
+def test_what_is_read_once_is_kept_from_those_who_tidy_up(watched: Supervisor) -> None:
+    """As systemd-tmpfiles asks: it leaves alone what it cannot lock."""
+    folder = os.open(watched.temp, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    watched.stop()
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(folder)
+    watched.temp.mkdir()  # the fixture removes it
 
 
 # What it asks
