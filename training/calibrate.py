@@ -39,7 +39,6 @@ from training.treatments import key_of, treated
 FALSE_POSITIVE_RATES = {"fpr5": 0.05, "fpr1": 0.01}
 EDITED_RATE = 0.05
 EDITS = ("JPEG quality 50", "size x 0.5", "blur 1 px", "colour grade", "screenshot")
-ROUNDS = 500  # bootstrap resamples
 
 
 def calibrated(
@@ -47,6 +46,7 @@ def calibrated(
     results: list[Result],
     max_risk: float,
     edited: Sequence[list[Result]] = (),
+    rounds: int = 500,
 ) -> Checkpoint:
     """The checkpoint with everything that the validation results say about its use.
 
@@ -54,6 +54,7 @@ def calibrated(
         results: of this checkpoint at its present temperature.
         max_risk: share of wrong answers that is wanted among those not called uncertain.
         edited: results of the real photos after each of some everyday edits.
+        rounds: bootstrap resamples.
     """
     answered = [r for r in results if r.views]
     labels = np.array([r.sample.label for r in answered])
@@ -69,7 +70,7 @@ def calibrated(
         threshold = threshold_at(labels, p_fake, sources, rate)
         points[name] = operating_point(labels, p_fake, sources, threshold)
     # A good detector would need less than 0.5, where a photo is as likely real as fake.
-    threshold = max(0.5, *(_surely_below(group, now) for group in (results, *edited)))
+    threshold = max(0.5, *(_surely_below(group, now, rounds) for group in (results, *edited)))
     points[DEFAULT_POINT] = operating_point(labels, p_fake, sources, threshold)
     return replace(
         checkpoint,
@@ -96,7 +97,9 @@ def _p_fake(results: list[Result], sharper: float, offset: float = 0.0) -> Float
     return p_fake
 
 
-def _surely_below(results: list[Result], now: Callable[[list[Result]], Floats]) -> float:
+def _surely_below(
+    results: list[Result], now: Callable[[list[Result]], Floats], rounds: int
+) -> float:
     """A threshold that at most ``EDITED_RATE`` of such real photos exceed.
 
     Chosen on these photos alone it would be exceeded by more of others half of the time, so it is
@@ -116,7 +119,7 @@ def _surely_below(results: list[Result], now: Callable[[list[Result]], Floats]) 
         return {"threshold": threshold}
 
     groups = [r.sample.group for r in reals]
-    return bootstrap(found, groups, sources.tolist(), ROUNDS, seed=0)["threshold"][1]
+    return bootstrap(found, groups, sources.tolist(), rounds, seed=0)["threshold"][1]
 
 
 def main() -> int:
@@ -126,8 +129,9 @@ def main() -> int:
     args.add_argument("--out", type=Path, default=Path("runs/calibration"), help="answers' folder")
     args.add_argument("--limit", type=int, default=0, help="so many photos at random; 0: all")
     args.add_argument("--max-risk", type=float, default=0.05, help="errors outside the band")
+    args.add_argument("--rounds", type=int, default=500, help="bootstrap resamples")
     opt = args.parse_args()
-    check_numbers(opt, above_zero=("max_risk",), not_negative=("limit",))
+    check_numbers(opt, above_zero=("max_risk", "rounds"), not_negative=("limit",))
     keep_memory()
     pipeline = Pipeline.from_file(opt.checkpoint)
     samples = limited(of_split(read_samples(opt.data), "val"), opt.limit, seed=0)
@@ -137,7 +141,7 @@ def main() -> int:
         print(f"real photos, {name}")
         path, photo = opt.out / f"{name.replace(' ', '-')}.csv", partial(treated, name=name)
         edited.append(predictions(path, f"{opt.data} val {key_of(name)}", pipeline, reals, photo))
-    new = calibrated(pipeline.checkpoint, results, opt.max_risk, edited)
+    new = calibrated(pipeline.checkpoint, results, opt.max_risk, edited, opt.rounds)
     save(opt.checkpoint, new)
     print(f"temperature {pipeline.checkpoint.temperature:.3f} -> {new.temperature:.3f}")
     for name, point in new.operating_points.items():

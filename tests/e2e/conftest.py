@@ -36,6 +36,15 @@ FLAGS = (
 )
 
 
+FIRST, LAST = ("test_logs.py",), ("test_fuzz.py", "test_heal.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Logs are looked at before they fill with what fuzzers make TorchServe say; the worker that
+    answers all others is killed last."""
+    items.sort(key=lambda item: (item.path.name in LAST, item.path.name not in FIRST))
+
+
 @dataclass
 class Service:
     """A running service and what it printed when it was ready."""

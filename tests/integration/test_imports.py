@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,20 +78,10 @@ runpy.run_module("training.train", run_name="__main__", alter_sys=True)
 """
 
 
-def train(*options: object) -> subprocess.CompletedProcess[str]:
-    """training.train in an interpreter that has none of the packages above."""
-    return python("-c", WITHOUT, *options)
-
-
 def test_training_needs_no_package_of_serving(face_crops: Path, tmp_path: Path) -> None:
+    """In an interpreter that has none of the packages above."""
     options = ("--data", face_crops, "--out", tmp_path / "out", "--epochs", 1)
-    done = train(*options, *TRAIN_OPTIONS)
+    done = python("-c", WITHOUT, *options, *TRAIN_OPTIONS)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "saved_model.pth").is_file()
     assert not (tmp_path / "out" / "curves.png").exists()  # so the packages really were absent
-
-
-def test_training_explains_itself_without_them() -> None:
-    done = train("--help")
-    assert done.returncode == 0, done.stderr
-    assert "--backbone" in done.stdout

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from deepfake.errors import BrokenImage, DataError
+from training import treatments
 from training.data import Sample
 from training.treatments import TREATMENTS, treated
 
@@ -63,3 +64,15 @@ def test_a_file_that_gives_no_picture_is_passed_on_as_its_error(tmp_path: Path) 
     assert isinstance(treated(sample, "blur 1 px"), BrokenImage)
     missing = Sample(tmp_path / "b.jpg", "b.jpg", 0)
     assert isinstance(treated(missing, "blur 1 px"), DataError)
+
+
+def test_answers_about_another_version_of_a_treatment_have_another_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Or what was kept of the old one would be taken for what is said of the new one."""
+    before = treatments.key_of("screenshot")
+    assert before == treatments.key_of("screenshot") != treatments.key_of("as it is")
+    changed = tmp_path / "treatments.py"
+    changed.write_text(Path(treatments.__file__).read_text().replace("1.25", "1.5"))
+    monkeypatch.setattr(treatments, "__file__", str(changed))
+    assert treatments.key_of("screenshot") != before
