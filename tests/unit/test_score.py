@@ -100,6 +100,34 @@ def test_thresholds_are_not_mixed(program: Program, photos: Path, tmp_path: Path
     assert "2 of them scored before" in program(photos, "--point", "strict")[1]
 
 
+@pytest.mark.parametrize(
+    ("source", "more", "expected"),
+    [
+        ("nothing", (), "does not exist"),
+        ("empty", (), "holds no photo"),
+        (ASTRONAUT.parent, (), "another checkpoint"),
+        (ASTRONAUT.parent, ("--point", "wild"), "no operating point 'wild'"),
+        (ASTRONAUT.parent, ("--workers", 0), "--workers is 0"),
+        (ASTRONAUT.parent, ("--cores", 2, "--workers", 3), "more than 2 cores"),
+    ],
+)
+def test_what_cannot_be_scored_is_said_in_a_sentence(
+    program: Program,
+    tmp_path: Path,
+    source: str | Path,
+    more: tuple[object, ...],
+    expected: str,
+) -> None:
+    for name in ("empty", "scores"):
+        (tmp_path / name).mkdir()
+    if expected == "another checkpoint":
+        other = pa.Table.from_pylist([{"path": "a", "checkpoint": "b"}], schema=parts.SCHEMA)
+        pq.write_table(other, tmp_path / "scores" / "1.parquet")
+    before = contents(tmp_path / "scores")
+    assert expected in sentence(program(tmp_path / source, *more))
+    assert contents(tmp_path / "scores") == before
+
+
 def test_parts_of_an_older_version_are_told_apart(
     program: Program, photos: Path, tmp_path: Path
 ) -> None:
