@@ -12,6 +12,7 @@ import fcntl
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -22,6 +23,7 @@ import sysconfig
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ import requests
 from deploy import tokens
 from deploy.java import find_java
 
+UNASSIGNED = range(20_000, 32_768)  # the end: where Linux's ip_local_port_range begins
 ROOT = Path(__file__).resolve().parent.parent
 # For all that deploy/ asks on this machine. A proxy set in the environment would not find it here,
 # and must see neither photos nor tokens.
@@ -62,12 +65,13 @@ def in_the_way(port: int) -> OSError | None:
 
 
 def free_ports(count: int) -> list[int]:
-    """So many ports of 127.0.0.1 that nothing listens on."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+    """So many ports of 127.0.0.1 that nothing listens on.
+
+    Below those that the system itself gives to connections, any of which could be made before a
+    server has taken its port.
+    """
+    tried = random.sample(UNASSIGNED, len(UNASSIGNED))
+    return list(islice((port for port in tried if in_the_way(port) is None), count))
 
 
 def held_folder() -> tuple[str, int]:

@@ -26,7 +26,7 @@ from deepfake.checkpoint import (
 )
 from deepfake.errors import CheckpointError
 from deepfake.model import DeepfakeDetector
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 
 MakeCheckpoint = Callable[..., Checkpoint]
 
@@ -368,7 +368,7 @@ def test_a_save_that_breaks_off_leaves_the_old_file(
 def test_swapped_labels_are_refused_instead_of_answered_the_wrong_way_round(
     tmp_path: Path,
 ) -> None:
-    content = torch.load(Path("saved_model.pth"), weights_only=True)
+    content = torch.load(ROOT / "saved_model.pth", weights_only=True)
     content["labels"] = ["fake", "real"]
     torch.save(content, tmp_path / "swapped.pth")
     with pytest.raises(CheckpointError, match="labels"):

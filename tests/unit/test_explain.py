@@ -153,11 +153,13 @@ def test_weights_and_gradients_are_left_as_they_were(trained: DeepfakeDetector) 
 @pytest.mark.usefixtures("one_thread")
 def test_threads_are_left_as_they_were(trained: DeepfakeDetector) -> None:
     torch.set_num_threads(2)
-    heat_maps(trained, [planted(1, 1, 1)], [True])
-    with pytest.raises(ValueError, match="shorter"):
-        heat_maps(trained, [planted(1, 1, 1)], [])
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(1)
+    try:
+        heat_maps(trained, [planted(1, 1, 1)], [True])
+        with pytest.raises(ValueError, match="shorter"):
+            heat_maps(trained, [planted(1, 1, 1)], [])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "torch"])
