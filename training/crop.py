@@ -152,7 +152,7 @@ def _work(
                 "run the same command again, with fewer --workers, to go on."
             ) from error
         finally:  # Ctrl-C, a full disk: what waits would still be done, and not written down
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 def _read_journal(journal: Path, settings: dict[str, object]) -> dict[str, dict[str, object]]:
