@@ -51,7 +51,9 @@ def take_over(runs: Path, kept: Path, sha256: str) -> dict[str, Any]:
         path, found[name] = newest
         old = kept / f"{name}.json"
         if name == "studies" and path != old and old.is_file():
-            found[name] = joined(found[name], json.loads(old.read_text(encoding="utf-8")))
+            before = json.loads(old.read_text(encoding="utf-8"))
+            if _belongs(before, found.get("evaluation")):
+                found[name] = joined(found[name], before)
         (kept / f"{name}.json").write_text(json.dumps(found[name], indent=1), encoding="utf-8")
         picture = path.with_suffix(".png")
         if picture.is_file() and picture.parent != kept:

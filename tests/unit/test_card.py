@@ -118,6 +118,15 @@ def test_new_rows_of_a_study_join_those_that_were_kept(
     assert take_over(runs, tmp_path / "kept", SHA)["studies"] == kept | more
 
 
+def test_studies_of_other_data_give_way(runs: Path, tmp_path: Path) -> None:
+    """As those of this project do for those who train on photos of their own."""
+    other = {"leave-one-out": study([], {"plain": {"other": 1}, "+ degradation": {"other": 2}})}
+    put(tmp_path / "kept/studies.json", other)
+    own = {"leave-one-out": study(["--lr", "1"], {"plain": {"a": 3, "b": 3}})}
+    put(runs / "studies/studies.json", own)
+    assert take_over(runs, tmp_path / "kept", SHA)["studies"] == own
+
+
 def test_what_was_kept_stays_when_the_runs_are_gone(runs: Path, tmp_path: Path) -> None:
     before = take_over(runs, tmp_path / "kept", SHA)
     assert take_over(tmp_path / "nothing", tmp_path / "kept", SHA) == before
