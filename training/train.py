@@ -98,7 +98,7 @@ def arguments() -> argparse.Namespace:
         type=int,
         default=0,
         help="so many of the backbone's first stages keep what --init knows, for a short training "
-        "on a CPU; EfficientNet has 8, and B4's steps are 1.7 times as fast with 4",
+        "on a CPU; EfficientNet has 8, and B4's steps are 1.5 to 1.7 times as fast with 4",
     )
 
     group = args.add_argument_group("optimisation")
