@@ -25,10 +25,11 @@ def augment(crop: Image.Image, size: int, rng: Generator, light: float = 0.0) ->
     """An RGB crop of any size -> augmented pixels, uint8 (3, size, size).
 
     Args:
-        light: share of the crops that are only framed, flipped and recoloured, so that traces
-            as fine as a pixel, which the rest loses, can be learned too.
+        light: share of the crops that are only framed, flipped, recoloured and now and then
+            sharpened, so that traces as fine as a pixel, which the rest loses, can be learned too.
     """
     gentle = rng.random() < light
+    crop = _sharpen(crop, rng)
     if gentle:
         image = _resized_crop(crop, size, rng, least=0.75)
     else:
@@ -38,6 +39,14 @@ def augment(crop: Image.Image, size: int, rng: Generator, light: float = 0.0) ->
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = torch.from_numpy(to_pixels(_grade(_jitter(image, rng), rng), size))
     return pixels if gentle else _erase(pixels, rng)
+
+
+def _sharpen(image: Image.Image, rng: Generator) -> Image.Image:
+    """Sometimes an unsharp mask on the photo's own pixels, as cameras and editors use it."""
+    if rng.random() < 0.8:
+        return image
+    mask = ImageFilter.UnsharpMask(rng.uniform(0.5, 2), int(rng.integers(50, 201)), threshold=0)
+    return image.filter(mask)
 
 
 def _on_a_page(image: Image.Image, rng: Generator) -> Image.Image:

@@ -38,7 +38,7 @@ from training.treatments import key_of, treated
 
 FALSE_POSITIVE_RATES = {"fpr5": 0.05, "fpr1": 0.01}
 EDITED_RATE = 0.05
-EDITS = ("JPEG quality 50", "size x 0.5", "blur 1 px", "colour grade", "screenshot")
+EDITS = ("JPEG quality 50", "size x 0.5", "blur 1 px", "colour grade", "screenshot", "sharpened")
 
 
 def calibrated(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from deepfake.faces import Face, crop_face
 from training.augment import augment
@@ -147,3 +147,17 @@ def test_colours_are_graded_now_and_then(light: float) -> None:
         pixels = augment(grey, 64, np.random.default_rng(seed), light).float()
         tints.append(float(np.ptp(pixels.flatten(1).median(dim=1).values.numpy())))
     assert 0.2 < np.mean(np.array(tints) > 8) < 0.6
+
+
+def test_photos_are_sharpened_now_and_then() -> None:
+    """A soft edge between two greys then gets a darker and a lighter rim."""
+    soft = Image.new("L", (100, 100), 90)
+    soft.paste(170, (50, 0, 100, 100))
+    soft = soft.filter(ImageFilter.GaussianBlur(0.5)).convert("RGB")
+    rims = []
+    for seed in range(200):
+        pixels = augment(soft, 100, np.random.default_rng(seed), light=1.0).float().mean(dim=0)
+        row = pixels.median(dim=0).values
+        low, high = row.quantile(0.25), row.quantile(0.75)  # the two greys, in whichever light
+        rims.append(float(max(low - row.min(), row.max() - high) / (high - low)))
+    assert 0.1 < np.mean(np.array(rims) > 0.1) < 0.3
