@@ -2,9 +2,9 @@
 
 Photos of the validation split go through the pipeline that serves, the real ones again after each
 of some everyday edits: compressed, halved, blurred, sharpened, graded, as a screenshot. Written
-back into the checkpoint: the temperature and, in the last layer's bias, the offset that make P(fake)
-honest; the thresholds that 5 % and 1 % of the real photos exceed, beside 0.5; the threshold that
-serves, which no more than 5 % exceed however they came; and the band around 0.5 in which the
+back into the checkpoint: the temperature and, in the last layer's bias, the offset that make
+P(fake) honest; the thresholds that 5 % and 1 % of the real photos exceed, beside 0.5; the threshold
+that serves, which no more than 5 % exceed however they came; and the band around 0.5 in which the
 answer is "uncertain". The test split is never looked at. Run it once after training.
 """
 
