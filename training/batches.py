@@ -14,7 +14,7 @@ from deepfake.views import to_pixels
 from training.augment import augment
 from training.data import Sample, read_image
 from training.forgeries import Forger
-from training.sampling import balanced
+from training.sampling import balanced, paired
 from training.schedule import side
 
 Batches = DataLoader[tuple[Tensor, int, int]]
@@ -44,6 +44,8 @@ class TrainingCrops(Crops):
     Args:
         forged: share of the fakes that are replaced, by a forgery of a real face of their source.
         light: share of the pictures that are augmented only lightly.
+        pairs: the samples are fake, real, fake, real ...: a fake is forged of the real face after
+            it, and what augmentation draws is the same for both.
     """
 
     def __init__(
@@ -54,16 +56,21 @@ class TrainingCrops(Crops):
         forger: Forger,
         forged: float,
         light: float,
+        pairs: bool = False,
     ) -> None:
         super().__init__(samples, size)
-        self.seeds, self.forger, self.forged, self.light = seeds, forger, forged, light
+        self.seeds, self.forger, self.forged = seeds, forger, forged
+        self.light, self.pairs = light, pairs
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
         sample = self.samples[index]
         rng = np.random.default_rng((*self.seeds, index))
         image = None
         if sample.label == 1 and rng.random() < self.forged:
-            image = self.forger.make(sample.source, rng)
+            after = self.samples[index + 1 : index + 2] if self.pairs else []
+            image = self.forger.make(sample.source, rng, *after)
+        if self.pairs:
+            rng = np.random.default_rng((*self.seeds, index // 2, 1))
         pixels = augment(image or read_image(sample.path), self.size, rng, self.light)
         return pixels, sample.label, index
 
@@ -76,9 +83,10 @@ def training_batches(
     # Every process takes the same number of steps, or they would wait for ever.
     usable = len(drawn) // acc.num_processes * acc.num_processes
     share = share_of(drawn[:usable], acc)
+    share = paired(share) if opt.pairs else share
     seeds = (opt.seed * 1000 + acc.process_index, epoch)
     size = side(epoch, opt.epochs, opt.first_size, opt.train_size)
-    data = TrainingCrops(share, size, seeds, forger, opt.forged, opt.light)
+    data = TrainingCrops(share, size, seeds, forger, opt.forged, opt.light, opt.pairs)
     return _batches(opt, acc, data, drop_last=len(share) >= opt.batch_size)
 
 

@@ -81,12 +81,17 @@ class Forger:
             source: np.stack([_shape(_points(s)) for s in reals])
             for source, reals in self.reals.items()
         }
+        self.places = {
+            source: {s.name: i for i, s in enumerate(reals)} for source, reals in self.reals.items()
+        }
         self.groups = {
             source: np.array([s.group for s in reals]) for source, reals in self.reals.items()
         }
 
-    def make(self, source: str, rng: Generator) -> Image.Image | None:
+    def make(self, source: str, rng: Generator, face: Sample | None = None) -> Image.Image | None:
         """A new forged crop (RGB, of its real face's size); None for a source without faces.
+
+        Of ``face``, if that is a real one of the source whose landmarks are known, else of any.
 
         A source that is one group, such as a video, has no donor for a swap: a self-blend is made
         instead, if that is one of the kinds.
@@ -94,7 +99,9 @@ class Forger:
         faces = self.reals.get(source)
         if not faces:
             return None
-        chosen = int(rng.integers(len(faces)))
+        chosen = self.places[source].get(face.name) if face else None
+        if chosen is None:
+            chosen = int(rng.integers(len(faces)))
         face = faces[chosen]
         kind = self.kinds[rng.choice(len(self.kinds), p=self.shares)]
         if kind in SWAPS and (self.groups[source] == face.group).all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -71,6 +71,26 @@ def balanced(samples: Sequence[Sample], seed: int, evenness: float = 0.0) -> lis
             order = [i for _ in range(-(-wanted // len(cell))) for i in rng.permutation(len(cell))]
             drawn += [cell[i] for i in order[:wanted]]
     return [drawn[i] for i in rng.permutation(len(drawn))]
+
+
+def paired(samples: Sequence[Sample]) -> list[Sample]:
+    """The same samples as fake, real, fake, real ..., partners of one source wherever they can be.
+
+    Where there are more of one class, what is left of it comes last.
+    """
+    fakes = [s for s in samples if s.label == 1]
+    reals: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        if sample.label == 0:
+            reals[sample.source].append(sample)
+    partners = [reals[s.source].pop() if reals[s.source] else None for s in fakes]
+    rest = [s for left in reals.values() for s in left]
+    pairs = [
+        (fake, real or (rest.pop() if rest else None))
+        for fake, real in zip(fakes, partners, strict=True)
+    ]
+    pairs.sort(key=lambda pair: pair[1] is None)
+    return [s for pair in pairs for s in pair if s is not None] + rest
 
 
 def limited(samples: list[Sample], limit: int, seed: int) -> list[Sample]:

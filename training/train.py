@@ -61,6 +61,12 @@ def arguments() -> argparse.Namespace:
     group.add_argument(
         "--light", type=float, default=0.5, help="share of crops augmented only lightly, 0 to 1"
     )
+    group.add_argument(
+        "--pairs",
+        action="store_true",
+        help="beside each fake a real face of its source, the one it is forged of if it is forged, "
+        "both augmented alike",
+    )
     group.add_argument("--fresh", action="store_true", help="start over in an --out that exists")
 
     group = args.add_argument_group("model")
@@ -169,6 +175,8 @@ def check(opt: argparse.Namespace) -> argparse.Namespace:
         )
     if opt.folds and opt.leave_out:
         raise DataError("--folds and --leave-out don't go together; leave one of them out.")
+    if opt.pairs and opt.mixup:
+        raise DataError("--pairs and --mixup don't go together; leave one of them out.")
     for name in ("dropout", "drop_path", "ema"):
         if not 0 <= getattr(opt, name) < 1:
             option = name.replace("_", "-")

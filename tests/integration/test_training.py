@@ -357,6 +357,7 @@ def test_a_start_that_does_not_fit_is_refused(train: Train, tmp_path: Path) -> N
         (["--image-size", "1280"], "--image-size is 1280"),
         (["--passes", "0"], "--passes is 0"),
         (["--mixup", "-0.2"], "--mixup is -0.2"),
+        (["--pairs", "--mixup", "0.2"], "--pairs and --mixup don't go together"),
         (["--folds", "1"], "--folds is 1"),
         (["--folds", "13"], "12 group(s) of real images cannot make 13 folds"),
         (["--limit", "1"], "split holds no"),

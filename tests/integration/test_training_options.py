@@ -177,6 +177,15 @@ def test_mixing_changes_what_is_learned_and_is_repeatable(train: Train, tmp_path
     assert losses["mixed"] != losses["none"]
 
 
+def test_pairs_change_what_is_learned_and_are_repeatable(train: Train, tmp_path: Path) -> None:
+    losses = {}
+    for name, options in (("alone", ()), ("pairs", ("--pairs",)), ("again", ("--pairs",))):
+        assert train(tmp_path / name, "--epochs", 2, *options)[0] == 0
+        losses[name] = [row["train_loss"] for row in epochs(tmp_path / name)]
+    assert losses["pairs"] == losses["again"]
+    assert losses["pairs"] != losses["alone"]
+
+
 @pytest.mark.parametrize("kind", ["up-sampling", "face-swap"])
 def test_a_kind_of_forgery_can_be_chosen(
     train: Train, face_crops: Path, tmp_path: Path, kind: str

@@ -7,11 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deepfake.errors import DataError
 from training.data import Sample, assign_splits, of_split, read_samples, write_manifest
-from training.sampling import balanced, folds, limited
+from training.sampling import balanced, folds, limited, paired
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -369,3 +370,21 @@ def test_many_small_sources_can_be_folded_too() -> None:
     for train, val in folds(made(80, sources=20), 5, seed=0):
         assert Counter(s.label for s in val) == {0: 8, 1: 8}
         assert not {s.group for s in train} & {s.group for s in val}
+
+
+def test_pairs_are_a_fake_and_a_real_of_its_source_wherever_there_is_one() -> None:
+    counts = ((0, "a", 4), (1, "a", 3), (0, "b", 1), (1, "b", 3), (1, "c", 2))
+    samples = [
+        Sample(Path("a"), f"{label}-{source}-{i}", label, source)
+        for label, source, count in counts
+        for i in range(count)
+    ]
+    mixed = [samples[i] for i in np.random.default_rng(0).permutation(len(samples))]
+    found = paired(mixed)
+    assert sorted(s.name for s in found) == sorted(s.name for s in samples)  # nothing is lost
+    assert [s.label for s in found] == [1, 0] * 5 + [1] * 3
+    pairs = list(zip(found[:10:2], found[1:10:2], strict=True))
+    assert Counter(fake.source for fake, real in pairs if fake.source == real.source) == {
+        "a": 3,
+        "b": 1,
+    }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deepfake.faces import Face, crop_square
+from training.batches import TrainingCrops
 from training.compositing import Points, membrane, similarity
 from training.data import Sample, read_image
 from training.forgeries import (
@@ -244,6 +245,44 @@ def test_only_reals_with_landmarks_are_forged(samples: list[Sample]) -> None:
         assert made.size in sizes
     assert forger.make("b", random(0)) is None
     assert forger.make("unknown", random(0)) is None
+
+
+def test_a_given_face_is_forged(samples: list[Sample]) -> None:
+    """The pattern leaves a face nearly as it was, so one sees whose it is."""
+    forger = Forger(samples, ["up-sampling"])
+    for seed in range(6):
+        wanted, other = samples[seed % 2], samples[1 - seed % 2]
+        made = forger.make("a", random(seed), wanted)
+        assert made is not None
+        assert distance(made, wanted) < distance(made, other)
+    for unknown in samples[2:]:  # without landmarks, and of another source: any is forged
+        assert forger.make("a", random(0), unknown) is not None
+
+
+def distance(made: Image.Image, sample: Sample) -> float:
+    """Mean difference from a face, in levels, at one size."""
+    one, other = (np.asarray(i.resize((64, 64)), float) for i in (made, read_image(sample.path)))
+    return float(np.abs(one - other).mean())
+
+
+def test_a_pair_is_a_face_and_its_forgery_augmented_alike(samples: list[Sample]) -> None:
+    fake = replace(samples[3], source="a")
+    crops = [fake, samples[0], fake, samples[1]]
+
+    def apart(pairs: bool, forged: float) -> list[float]:
+        """How far the two of each pair are from one another, over some epochs."""
+        forger = Forger(samples, ["up-sampling"])
+        rows = []
+        for epoch in range(8):
+            made = TrainingCrops(crops, 64, (0, epoch), forger, forged, 0.5, pairs)
+            pixels = [made[i][0].float() for i in range(4)]
+            rows += [float((pixels[i] - pixels[i + 1]).abs().mean()) for i in (0, 2)]
+            assert [made[i][1] for i in range(4)] == [1, 0, 1, 0]
+        return rows
+
+    assert max(apart(pairs=True, forged=1)) < 12  # levels of 255
+    assert np.mean(apart(pairs=True, forged=0)) > 24
+    assert np.mean(apart(pairs=False, forged=1)) > 24
 
 
 def test_only_the_chosen_kinds_are_made(samples: list[Sample]) -> None:
