@@ -71,6 +71,22 @@ def flat(document: object, name: str = "") -> dict[str, object]:
     return {k: v for key, part in pairs for k, v in flat(part, f"{name}/{key}").items()}
 
 
+@pytest.mark.parametrize("name", ["README.md", "MODEL_CARD.md"])
+def test_the_errors_that_are_admitted_are_those_that_were_measured(name: str) -> None:
+    words = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+    (said,) = re.findall(
+        r"calls ([\d.]+) % of (?:the )?real test photos fake and misses ([\d.]+) % of the fakes",
+        words,
+    )
+    evaluation = json.loads((ROOT / "docs/evaluation/evaluation.json").read_text(encoding="utf-8"))
+    figures = evaluation["decisions"]["figures"]
+    called = figures["fpr5-edited/false_positive_rate"]["value"]
+    missed = 1 - figures["fpr5-edited/recall"]["value"]
+    for text, share in zip(said, (called, missed), strict=True):
+        digits = len(text.partition(".")[2])
+        assert float(text) == round(100 * share, digits)
+
+
 def test_every_file_is_in_the_tree() -> None:
     tree = README.split("## The way of the data")[1].split("## Train on your own data")[0]
     for folder in ("src/deepfake", "handler", "training", "deploy"):
