@@ -33,13 +33,16 @@ rollback: .venv/ready
 	@$(BIN)/python -m deploy.roll --back $(ARGS)
 
 # A process for each room: importing PyTorch takes longer than most files, and so does starting the
-# service. Status 5: ARGS left no test of it.
+# service. Status 5: ARGS left no test of it. In the first two a core takes a file at a time; where
+# the service runs tests would only wait for each other.
 TESTS := tests/unit tests/integration tests/uploads tests/deploy tests/e2e
+SPREAD := -n logical --maxprocesses 4 --dist loadfile
 ## test: set up and pass every test, against a real TorchServe
 .PHONY: test
 test: model_store/deepfake.mar
 	@failed=''; for each in $(TESTS); do \
-		status=0; echo $$each; $(BIN)/python -m pytest $$each $(ARGS) || status=$$?; \
+		case $$each in tests/unit|tests/integration) spread='$(SPREAD)' ;; *) spread='' ;; esac; \
+		status=0; echo $$each; $(BIN)/python -m pytest $$each $$spread $(ARGS) || status=$$?; \
 		case $$status in 0|5) ;; *) failed="$$failed $$each" ;; esac; \
 	done; test -z "$$failed" || { echo "failed:$$failed"; exit 1; }
 

@@ -23,6 +23,8 @@ import sys, threading
 from pathlib import Path
 from frontend import preview
 
+preview.PATIENCE = 100  # all four, however slow the machine
+
 def megabytes(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1]) // 1024
