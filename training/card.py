@@ -22,6 +22,7 @@ from deepfake.errors import DataError
 from training import failures, report, robustness, study_tables
 from training.audit import ONE_CLASS
 from training.cli import parser, run
+from training.tables import cell
 
 RESULTS = {
     "evaluation": Path("evaluation/evaluation.json"),
@@ -206,10 +207,20 @@ def beside(
     for source in measured[0]["sources"]:
         tables = [m["sources"][source] for m in measured]
         rows[f"ROC-AUC {source}"] = [report.score_cell(table, "roc_auc") for table in tables]
+    decisions = [m["decisions"] for m in measured]
+    for point in decisions[0]["validation"]:
+        if any(point not in d["validation"] for d in decisions):
+            continue  # one of them has not been calibrated for it
+        thresholds = [d["validation"][point]["threshold"] for d in decisions]
+        rows[f"{point}: threshold"] = [f"{threshold:.4f}" for threshold in thresholds]
+        for key, what in (("false_positive_rate", "real called fake"), ("recall", "fakes found")):
+            figures = [d["figures"][f"{point}/{key}"] for d in decisions]
+            rows[f"{point}: {what}"] = [cell(f["value"], f["interval"]) for f in figures]
     lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
     lines.insert(1, "|---|---|---|")
     run = measured[0]["run"]
-    return "\n".join([f"Split `{run['split']}`, threshold {run['threshold']}.", "", *lines]) + "\n"
+    title = f"Split `{run['split']}`, threshold {run['threshold']} where no other point is named."
+    return "\n".join([title, "", *lines]) + "\n"
 
 
 def audit_table(result: dict[str, Any]) -> str:

@@ -177,7 +177,15 @@ def evaluation(roc_auc: float) -> dict[str, Any]:
         "ece_if_calibrated": (0.01, 0.03),
     }
     run = {"split": "test", "threshold": 0.5}
-    return {"run": run, "mean_over_sources": scores, "sources": {"a": scores}}
+    figure = {"value": roc_auc, "interval": (roc_auc - 0.1, roc_auc + 0.1)}
+    points = {"fpr5": {"threshold": roc_auc}, f"own-{roc_auc}": {"threshold": 0.5}}
+    keys = [f"{point}/{key}" for point in points for key in ("false_positive_rate", "recall")]
+    return {
+        "run": run,
+        "mean_over_sources": scores,
+        "sources": {"a": scores},
+        "decisions": {"validation": points, "figures": dict.fromkeys(keys, figure)},
+    }
 
 
 def test_two_checkpoints_stand_side_by_side(
@@ -194,6 +202,10 @@ def test_two_checkpoints_stand_side_by_side(
     both = "| 0.750 (0.650-0.850) | 0.500 (0.400-0.600) |"
     assert f"| mean ROC-AUC {both}" in text
     assert f"| ROC-AUC a {both}" in text
+    assert "| fpr5: threshold | 0.7500 | 0.5000 |" in text
+    assert f"| fpr5: real called fake {both}" in text
+    assert f"| fpr5: fakes found {both}" in text
+    assert "own-" not in text  # a point that only one of them has
     assert "| mean ECE | 0.750 (chance: 0.010-0.030) |" in text
     assert len({line.count("|") for line in text.splitlines() if line.startswith("|")}) == 1
 
