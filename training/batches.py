@@ -69,7 +69,7 @@ class TrainingCrops(Crops):
         if sample.label == 1 and rng.random() < self.forged:
             after = self.samples[index + 1 : index + 2] if self.pairs else []
             image = self.forger.make(sample.source, rng, *after)
-        if self.pairs:
+        if self.pairs:  # both draw alike from here on
             rng = np.random.default_rng((*self.seeds, index // 2, 1))
         pixels = augment(image or read_image(sample.path), self.size, rng, self.light)
         return pixels, sample.label, index
