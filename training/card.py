@@ -22,7 +22,7 @@ from deepfake.errors import DataError
 from training import failures, report, robustness, study_tables
 from training.audit import ONE_CLASS
 from training.cli import parser, run
-from training.tables import cell
+from training.tables import figure_cells
 
 RESULTS = {
     "evaluation": Path("evaluation/evaluation.json"),
@@ -213,9 +213,10 @@ def beside(
             continue  # one of them has not been calibrated for it
         thresholds = [d["validation"][point]["threshold"] for d in decisions]
         rows[f"{point}: threshold"] = [f"{threshold:.4f}" for threshold in thresholds]
-        for key, what in (("false_positive_rate", "real called fake"), ("recall", "fakes found")):
-            figures = [d["figures"][f"{point}/{key}"] for d in decisions]
-            rows[f"{point}: {what}"] = [cell(f["value"], f["interval"]) for f in figures]
+        keys = (f"{point}/false_positive_rate", f"{point}/recall")
+        columns = [figure_cells(d["figures"], keys) for d in decisions]
+        called, found = (list(cells) for cells in zip(*columns, strict=True))
+        rows |= {f"{point}: real called fake": called, f"{point}: fakes found": found}
     lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
     lines.insert(1, "|---|---|---|")
     run = measured[0]["run"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -78,19 +79,18 @@ def paired(samples: Sequence[Sample]) -> list[Sample]:
 
     Where there are more of one class, what is left of it comes last.
     """
-    fakes = [s for s in samples if s.label == 1]
     reals: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         if sample.label == 0:
             reals[sample.source].append(sample)
-    partners = [reals[s.source].pop() if reals[s.source] else None for s in fakes]
+    found, alone = [], []
+    for fake in (s for s in samples if s.label == 1):
+        if reals[fake.source]:
+            found += [fake, reals[fake.source].pop()]
+        else:
+            alone.append(fake)
     rest = [s for left in reals.values() for s in left]
-    pairs = [
-        (fake, real or (rest.pop() if rest else None))
-        for fake, real in zip(fakes, partners, strict=True)
-    ]
-    pairs.sort(key=lambda pair: pair[1] is None)
-    return [s for pair in pairs for s in pair if s is not None] + rest
+    return found + [s for pair in zip_longest(alone, rest) for s in pair if s is not None]
 
 
 def limited(samples: list[Sample], limit: int, seed: int) -> list[Sample]:
