@@ -73,18 +73,40 @@ def flat(document: object, name: str = "") -> dict[str, object]:
 
 @pytest.mark.parametrize("name", ["README.md", "MODEL_CARD.md"])
 def test_the_errors_that_are_admitted_are_those_that_were_measured(name: str) -> None:
-    words = " ".join((ROOT / name).read_text(encoding="utf-8").split())
     (said,) = re.findall(
         r"calls ([\d.]+) % of (?:the )?real test photos fake and misses ([\d.]+) % of the fakes",
-        words,
+        words_of(name),
     )
-    evaluation = json.loads((ROOT / "docs/evaluation/evaluation.json").read_text(encoding="utf-8"))
-    figures = evaluation["decisions"]["figures"]
-    called = figures["fpr5-edited/false_positive_rate"]["value"]
-    missed = 1 - figures["fpr5-edited/recall"]["value"]
-    for text, share in zip(said, (called, missed), strict=True):
-        digits = len(text.partition(".")[2])
-        assert float(text) == round(100 * share, digits)
+    called, found = where_it_serves("evaluation")
+    for text, share in zip(said, (called, 1 - found), strict=True):
+        assert text == percent(share, len(text.partition(".")[2]))
+
+
+def test_so_are_those_of_the_small_checkpoint() -> None:
+    _, found = where_it_serves("evaluation-beside")
+    (missed,) = re.findall(r"saved_model_small\.pth`\) .*? misses (\d+) %", words_of("README.md"))
+    assert missed == percent(1 - found)
+    (pair,) = re.findall(
+        r"it finds (\d+) % of the test fakes instead of (\d+) %", words_of("MODEL_CARD.md")
+    )
+    assert pair == (percent(found), percent(where_it_serves("evaluation")[1]))
+
+
+def words_of(name: str) -> str:
+    """A page without its line breaks."""
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def where_it_serves(name: str) -> tuple[float, float]:
+    """Of a kept evaluation: the shares of real and of fake test photos that are called fake."""
+    path = ROOT / f"docs/evaluation/{name}.json"
+    figures = json.loads(path.read_text(encoding="utf-8"))["decisions"]["figures"]
+    called, found = (figures[f"fpr5-edited/{n}"] for n in ("false_positive_rate", "recall"))
+    return called["value"], found["value"]
+
+
+def percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f}"
 
 
 def test_every_file_is_in_the_tree() -> None:
