@@ -88,6 +88,7 @@ def test_a_lite_network_carries_its_kernels_into_b0(small: DeepfakeDetector) -> 
 
 
 def test_the_small_network_grows_into_b4_as_the_model_card_says() -> None:
+    """The one of today stands for the fourth checkpoint, whose layers were the same."""
     small = load(ROOT / "saved_model_small.pth").model
     steps = re.findall(r"training\.grow .*--init (\S+)(?: --backbone (\w+))?", CARD)
     assert steps == [("runs/fourth/saved_model.pth", "tf_efficientnet_b4")]
