@@ -26,15 +26,16 @@ def augment(crop: Image.Image, size: int, rng: Generator, light: float = 0.0) ->
 
     Args:
         light: share of the crops that are only framed, flipped, recoloured and now and then
-            sharpened, so that traces as fine as a pixel, which the rest loses, can be learned too.
+            sharpened or darkened at the edges, so that traces as fine as a pixel, which the rest
+            loses, can be learned too.
     """
     gentle = rng.random() < light
-    crop = _sharpen(crop, rng)
+    crop = _vignette(_sharpen(crop, rng), rng)
     if gentle:
         image = _resized_crop(crop, size, rng, least=0.75)
     else:
         sent = _passed_on(_on_a_page(crop, rng), rng)
-        image = _degrade(_resized_crop(_rotate(sent, rng), size, rng), rng)
+        image = _degrade(_resized_crop(_rotate(_smooth(sent, rng), rng), size, rng), rng)
     if rng.random() < 0.5:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = torch.from_numpy(to_pixels(_grade(_jitter(image, rng), rng), size))
@@ -47,6 +48,28 @@ def _sharpen(image: Image.Image, rng: Generator) -> Image.Image:
         return image
     mask = ImageFilter.UnsharpMask(rng.uniform(0.5, 2), int(rng.integers(50, 201)), threshold=0)
     return image.filter(mask)
+
+
+def _vignette(image: Image.Image, rng: Generator) -> Image.Image:
+    """Sometimes darker towards the edges, as lenses and filters do it; about any centre."""
+    if rng.random() < 0.85:
+        return image
+    x, y = (np.linspace(-1, 1, n, dtype=np.float32) - rng.uniform(-0.4, 0.4) for n in image.size)
+    depth, steep = rng.uniform(0.2, 0.8), rng.uniform(0.7, 2)
+    distance = (x**2 + y[:, None] ** 2) / 2  # 1 in the corners about the middle
+    light = 1 - depth * np.minimum(distance, 1) ** steep
+    return Image.fromarray((np.asarray(image) * light[..., None]).astype(np.uint8))
+
+
+def _smooth(image: Image.Image, rng: Generator) -> Image.Image:
+    """Sometimes without its finest texture but with its edges, as phones make skin fine."""
+    if rng.random() < 0.9:
+        return image
+    fine = np.asarray(image, dtype=np.float32)
+    smooth = np.asarray(image.filter(ImageFilter.MedianFilter(int(rng.choice([3, 5])))), np.float32)
+    edges = np.abs(fine - smooth).mean(axis=-1, keepdims=True)
+    share = rng.uniform(0.5, 1) * np.exp(-((edges / rng.uniform(10, 30)) ** 2))
+    return Image.fromarray((fine + share * (smooth - fine)).astype(np.uint8))
 
 
 def _on_a_page(image: Image.Image, rng: Generator) -> Image.Image:
@@ -78,10 +101,13 @@ def _passed_on(image: Image.Image, rng: Generator) -> Image.Image:
 
 
 def _rotate(image: Image.Image, rng: Generator, degrees: float = 15.0) -> Image.Image:
-    """Turn the picture, then keep the largest upright square without empty corners."""
+    """Turn the picture; keep its corners, of a plain colour, or the largest square without them."""
     if rng.random() < 0.7:
         return image
     angle = rng.uniform(-degrees, degrees)
+    if rng.random() < 0.5:
+        plain = (0, 255, int(rng.integers(256)))[rng.integers(3)]
+        return image.rotate(angle, Image.Resampling.BICUBIC, fillcolor=(plain,) * 3)
     radians = math.radians(abs(angle))
     keep = 1 / (math.cos(radians) + math.sin(radians))
     turned = image.rotate(angle, Image.Resampling.BICUBIC)
@@ -128,16 +154,18 @@ def _jitter(image: Image.Image, rng: Generator) -> Image.Image:
     if rng.random() < 0.6:
         for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
             image = enhance(image).enhance(rng.uniform(0.75, 1.25))
-    if rng.random() < 0.05:
+    if rng.random() < 0.1:
         image = image.convert("L").convert("RGB")
     return image
 
 
 def _grade(image: Image.Image, rng: Generator) -> Image.Image:
-    """Sometimes another gain and gamma for each colour, as filters and white balance do it."""
+    """Sometimes other levels, and another gain and gamma for each colour: filters, white balance,
+    automatic contrast."""
     if rng.random() < 0.6:
         return image
-    level = np.arange(256) / 255
+    black, white = rng.uniform(-0.1, 0.1), rng.uniform(0.9, 1.1)
+    level = np.clip((np.arange(256) / 255 - black) / (white - black), 0, 1)
     gains, gammas = rng.uniform(0.8, 1.2, 3), np.exp(rng.uniform(-0.25, 0.25, 3))
     curves = [np.clip(gain * level**gamma, 0, 1) for gain, gamma in zip(gains, gammas, strict=True)]
     return image.point([round(255 * float(v)) for curve in curves for v in curve])
