@@ -84,6 +84,35 @@ def screenshot(image: Image.Image) -> Image.Image:
     return jpeg(85)(page)
 
 
+def black_and_white(image: Image.Image) -> Image.Image:
+    """Without colour."""
+    return image.convert("L").convert("RGB")
+
+
+def smoothed(image: Image.Image) -> Image.Image:
+    """Fine skin as phones make it: where there are no edges a median filter, and somewhat lighter.
+
+    The nearer a pixel is to the median of its 5 x 5 neighbours, the more it becomes that.
+    """
+    fine = np.asarray(image, dtype=np.float32)
+    median = image.filter(ImageFilter.MedianFilter(5)).filter(ImageFilter.GaussianBlur(0.7))
+    away = np.asarray(median, dtype=np.float32) - fine
+    share = 0.85 * np.exp(-((np.abs(away).mean(axis=-1, keepdims=True) / 18) ** 2))
+    return Image.fromarray((255 * ((fine + share * away) / 255) ** 0.92).astype(np.uint8))
+
+
+def turned(degrees: float) -> Treatment:
+    """Turned by hand, about its middle; what comes into the picture is black."""
+    return lambda image: image.rotate(degrees, Image.Resampling.BICUBIC)
+
+
+def vignette(image: Image.Image) -> Image.Image:
+    """Darker towards the edges, as lenses and filters do it: 0.4 of the light in the corners."""
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in (image.height, image.width))
+    light = 1 - 0.6 * (x**2 + y[:, None] ** 2) / 2
+    return Image.fromarray((np.asarray(image) * light[..., None]).astype(np.uint8))
+
+
 TREATMENTS: dict[str, Treatment] = {
     "as it is": lambda image: image,
     "JPEG quality 90": jpeg(90),
@@ -101,6 +130,10 @@ TREATMENTS: dict[str, Treatment] = {
     "brightness x 0.6": brightness(0.6),
     "brightness x 1.4": brightness(1.4),
     "colour grade": graded,
+    "black and white": black_and_white,
+    "skin smoothed": smoothed,
+    "vignette": vignette,
+    "turned by 10 degrees": turned(10),
     "screenshot": screenshot,
 }
 MARGINS = {"crop margin -0.2": -0.2, "crop margin +0.2": 0.2}  # of the face box, every side

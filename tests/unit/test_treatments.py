@@ -48,6 +48,14 @@ def test_treatments_do_what_they_are_called(astronaut: Image.Image) -> None:
     assert detail(of("sharpened")) > detail(plain)
     warm = of("colour grade").mean(axis=(0, 1)) / plain.mean(axis=(0, 1))
     assert warm[0] > warm[2]
+    assert np.ptp(of("black and white"), axis=-1).max() == 0
+    assert detail(of("blur 2 px")) < detail(of("skin smoothed")) < detail(plain)
+
+    middle, corner = (slice(246, 266), slice(246, 266)), (slice(10), slice(10))
+    assert of("vignette")[middle].mean() > 0.95 * plain[middle].mean()
+    assert of("vignette")[corner].mean() < 0.5 * plain[corner].mean()
+    assert of("turned by 10 degrees")[middle].mean() == pytest.approx(plain[middle].mean(), abs=5)
+    assert of("turned by 10 degrees")[corner].max() == 0
 
 
 def test_a_screenshot_shows_the_photo_larger_and_framed(
