@@ -127,7 +127,7 @@ def test_some_pictures_keep_the_corners_that_turning_gave_them() -> None:
 @pytest.mark.parametrize("light", [0.0, 1.0])
 def test_some_pictures_are_darker_towards_their_corners(light: float) -> None:
     darker = corners_darker_than_edges(light)
-    assert 0.03 < np.mean((darker > 10) & (darker < 180)) < 0.3
+    assert 0.1 < np.mean((darker > 10) & (darker < 180)) < 0.3  # without, pages make 0.06
     assert np.mean(darker < 1) > 0.5
 
 
@@ -155,7 +155,7 @@ def test_some_pictures_lie_on_a_page_but_for_lightly_augmented_ones() -> None:
             found.append(any(float(p.diff().abs().max()) > 25 for p in profiles))
         return float(np.mean(found))
 
-    assert 0.05 < on_a_page(0.0) < 0.4
+    assert 0.12 < on_a_page(0.0) < 0.4  # without pages, corners of turned ones make 0.05
     assert on_a_page(1.0) == 0
 
 
