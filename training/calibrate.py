@@ -1,11 +1,12 @@
 """Set a checkpoint's calibration, thresholds and uncertain band on the validation split.
 
 Photos of the validation split go through the pipeline that serves, the real ones again after each
-of some everyday edits: compressed, halved, blurred, sharpened, graded, as a screenshot. Written
-back into the checkpoint: the temperature and, in the last layer's bias, the offset that make
-P(fake) honest; the thresholds that 5 % and 1 % of the real photos exceed, beside 0.5; the threshold
-that serves, which no more than 5 % exceed however they came; and the band around 0.5 in which the
-answer is "uncertain". The test split is never looked at. Run it once after training.
+of some everyday edits: compressed, halved, blurred, sharpened, graded, with darker edges, turned,
+as a screenshot. Written back into the checkpoint: the temperature and, in the last layer's bias,
+the offset that make P(fake) honest; the thresholds that 5 % and 1 % of the real photos exceed,
+beside 0.5; the threshold that serves, which no more than 5 % exceed however they came; and the band
+around 0.5 in which the answer is "uncertain". The test split is never looked at. Run it once after
+training.
 """
 
 from __future__ import annotations
@@ -38,7 +39,17 @@ from training.treatments import key_of, treated
 
 FALSE_POSITIVE_RATES = {"fpr5": 0.05, "fpr1": 0.01}
 EDITED_RATE = 0.05
-EDITS = ("JPEG quality 50", "size x 0.5", "blur 1 px", "colour grade", "screenshot", "sharpened")
+EDITS = (
+    "JPEG quality 50",
+    "size x 0.5",
+    "blur 1 px",
+    "sharpened",
+    "colour grade",
+    "vignette",
+    "turned by 10 degrees",
+    "screenshot",
+)
+"""Edits that leave what the camera saw. Smoothing skin does not; it must not set the threshold."""
 
 
 def calibrated(

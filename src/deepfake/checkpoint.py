@@ -63,8 +63,8 @@ class Checkpoint:
         uncertain: P(fake) from the first to the second is too close to call; None if not set.
         operating_points: by name: "balanced" is 0.5, "fpr5" and "fpr1" are the thresholds that
             5 % and 1 % of the real validation photos exceed, "fpr5-edited" is the one that no more
-            than 5 % exceed even when they are edited (compressed, halved, blurred, sharpened,
-            graded, as a screenshot). Empty before calibration.
+            than 5 % exceed even when they are edited (``EDITS`` of training/calibrate.py). Empty
+            before calibration.
         sha256: of the file, hexadecimal; empty when it did not come from a file.
     """
 

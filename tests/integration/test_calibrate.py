@@ -119,7 +119,16 @@ def test_the_threshold_that_serves_spares_edited_photos_too(
     pipeline = Pipeline.from_file(calibrated[0])
     assert pipeline.point.threshold >= max(0.5, pipeline.checkpoint.point("fpr5").threshold)
     reals = [row["path"] for row in table(photos / "manifest.csv") if "real-" in row["path"]]
-    for edit in ("JPEG quality 50", "size x 0.5", "blur 1 px", "colour grade", "screenshot"):
+    for edit in (
+        "JPEG quality 50",
+        "size x 0.5",
+        "blur 1 px",
+        "sharpened",
+        "colour grade",
+        "vignette",
+        "turned by 10 degrees",
+        "screenshot",
+    ):
         sent = [TREATMENTS[edit](decode(Path(path).read_bytes())) for path in reals]
         for answer in pipeline.predict(sent):
             assert isinstance(answer, NoFace) or answer.worst.label == "Real"
