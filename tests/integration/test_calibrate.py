@@ -119,7 +119,7 @@ def test_the_threshold_that_serves_spares_edited_photos_too(
     pipeline = Pipeline.from_file(calibrated[0])
     assert pipeline.point.threshold >= max(0.5, pipeline.checkpoint.point("fpr5").threshold)
     reals = [row["path"] for row in table(photos / "manifest.csv") if "real-" in row["path"]]
-    for edit in (
+    for edit in (  # as people are told; not EDITS, which might lose one of them
         "JPEG quality 50",
         "size x 0.5",
         "blur 1 px",
