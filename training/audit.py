@@ -10,7 +10,6 @@ a figure on that source is partly a figure of cameras and files.
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +27,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
+from deepfake.cpus import usable
 from training.cli import check_numbers, parser, run
 from training.data import Sample, read_samples, torn_groups
 
@@ -179,7 +179,7 @@ def main() -> int:
     args.add_argument("--out", type=Path, default=Path("runs/audit.json"), help="the findings")
     args.add_argument("--distance", type=int, default=12, help="bits of 256 that duplicates differ")
     args.add_argument("--max-auc", type=float, default=0.6, help="of the probe, per source")
-    args.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    args.add_argument("--workers", type=int, default=usable(), help="processes")
     opt = args.parse_args()
     check_numbers(opt, above_zero=("max_auc", "workers"), not_negative=("distance",))
     samples = read_samples(opt.data, strict=False)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import signal
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -26,6 +25,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from deepfake.cpus import usable
 from deepfake.errors import DataError, DeepfakeError
 from deepfake.faces import DETECT_SIDE, MARGIN, MIN_SCORE, FaceDetector, crop_square
 from deepfake.folders import locked
@@ -206,7 +206,7 @@ def main() -> int:
         help="of the crops; bmp takes more than twice the space and is read faster, for a GPU that "
         "waits for its crops",
     )
-    args.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    args.add_argument("--workers", type=int, default=usable(), help="processes")
     opt = args.parse_args()
     check_numbers(opt, above_zero=("max_side", "workers"), not_negative=("margin",))
     folder = opt.data if opt.data.is_dir() else opt.data.parent

@@ -6,6 +6,7 @@ of names. Shares are means over sources, so that a large source counts no more t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ def risk_coverage(
 ) -> tuple[Floats, Floats, Floats]:
     """Half-width of the band, share of photos outside it, share of errors among those.
 
-    Shares are means over sources; a source with no photo outside the band has no share of errors.
+    Shares are means over sources; a source with no photo outside the band has no share of errors,
+    and where that is true of all of them it is NaN.
     """
     wrong = (p_fake > 0.5) != (labels == 1)
     widths = np.linspace(0, 0.49, 99)
@@ -82,7 +84,10 @@ def uncertain_band(
 
 
 def mean_over_cells(values: NDArray[Any], among: NDArray[Any], sources: NDArray[Any]) -> float:
-    """Mean of the values among some photos, per source, then over the sources that have any."""
+    """Mean of the values among some photos, per source, then over the sources that have any.
+
+    NaN where none has.
+    """
     cells = [values[among & (sources == s)] for s in np.unique(sources)]
     known = [float(c.mean()) for c in cells if len(c)]
-    return float(np.mean(known)) if known else 0.0
+    return float(np.mean(known)) if known else math.nan

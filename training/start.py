@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import group_modules, group_parameters
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from deepfake.errors import DataError
@@ -40,7 +40,8 @@ def freeze(model: DeepfakeDetector, stages: int) -> list[nn.Module]:
     """Let the first so many stages of the backbone, its stem being one, keep what they know.
 
     Their parameters get no gradients from then on. The modules that are returned must be in
-    evaluation mode in training, or their running statistics would change all the same.
+    evaluation mode in training, or their running statistics would change all the same and
+    stochastic depth would leave some of them out.
 
     Raises:
         DataError: the backbone has no more stages than that.
@@ -59,10 +60,13 @@ def freeze(model: DeepfakeDetector, stages: int) -> list[nn.Module]:
     for stage in range(stages):
         for name in names[stage]:
             parameters[name].requires_grad_(False)
-    modules = group_modules(backbone, matcher)
-    return [
-        backbone.get_submodule(name) for stage in range(stages) for name in modules.get(stage, [])
-    ]
+    return [m for m in backbone.modules() if _is_frozen(m)]
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether it has parameters and none of them learns; what it is made of counts with it."""
+    learns = [p.requires_grad for p in module.parameters()]
+    return bool(learns) and not any(learns)
 
 
 def _create(opt: argparse.Namespace, say: Callable[..., None]) -> DeepfakeDetector:

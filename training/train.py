@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -26,6 +25,7 @@ import torch
 from accelerate import Accelerator
 
 from deepfake.checkpoint import IMAGE_SIZES
+from deepfake.cpus import usable
 from deepfake.errors import DataError
 from deepfake.folders import locked
 from deepfake.model import DEFAULT_BACKBONE
@@ -208,10 +208,11 @@ def crop_margin(data: Path) -> float:
 
 
 def _workers() -> int:
-    """One process loads some 300 crops a second. On a CPU the network's threads need every core,
-    and wait for one another whenever a loader has taken one from them."""
-    cores = os.cpu_count() or 1
-    return max(1, min(8, cores - 1)) if torch.cuda.is_available() else cores // 8
+    """A GPU trains on more than a thousand crops a second, a core makes one or two hundred
+    (benchmarks/RESULTS.md). On a CPU the network's threads need every core, and wait for one
+    another whenever a loader has taken one from them."""
+    cores = usable()
+    return max(1, min(16, cores - 1)) if torch.cuda.is_available() else cores // 8
 
 
 def without(samples: list[Sample], source: str) -> list[Sample]:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deepfake.errors import DataError
-from training.data import Sample, assign_splits, of_split, read_samples, write_manifest
+from training.data import (
+    Sample,
+    assign_splits,
+    fingerprint,
+    of_split,
+    read_samples,
+    write_manifest,
+)
 from training.sampling import balanced, folds, limited, paired
 
 
@@ -388,3 +398,21 @@ def test_pairs_are_a_fake_and_a_real_of_its_source_wherever_there_is_one() -> No
         "a": 3,
         "b": 1,
     }
+
+
+@pytest.mark.parametrize("kind", ["bmp", "png"])
+def test_a_fingerprint_tells_another_picture_of_the_same_name(tmp_path: Path, kind: str) -> None:
+    """As BMP two crops are of one size; what is copied elsewhere is the same data."""
+    path, copy = tmp_path / f"a.{kind}", tmp_path / f"copy.{kind}"
+    Image.new("RGB", (64, 64), "red").save(path)
+    shutil.copyfile(path, copy)
+    os.utime(copy, (0, 0))
+    sample = Sample(path=path, name="a", label=0, source="s", group="g", split="train")
+    first = fingerprint([sample])
+    assert fingerprint([replace(sample, path=copy)]) == first
+    assert fingerprint([replace(sample, landmarks=(1.0, 2.0))]) != first
+    assert fingerprint([replace(sample, group="another")]) != first
+    Image.new("RGB", (64, 64), "blue").save(path)
+    assert fingerprint([sample]) != first
+    path.unlink()
+    assert fingerprint([sample]) != first

@@ -153,6 +153,15 @@ def test_the_threshold_for_a_source_left_out_is_that_of_the_others() -> None:
     assert 0 <= low < 0.5 < high <= 1
 
 
+def test_of_a_source_without_real_photos_it_is_not_said_that_none_is_called_fake() -> None:
+    results = answers({"seen": ((0.1, 0.2), (0.9,)), "new": ((), (0.05, 0.8))})
+    row = leave_one_out_row(results, "new", rounds=50)
+    assert row["fake_called_fake"]["value"] == pytest.approx(1 / 2)
+    assert math.isnan(row["real_called_fake"]["value"])
+    report = {"leave-one-out": {"options": [], "rows": {"plain": {"new": row}}}}
+    assert "| plain | n/a |" in markdown(report)
+
+
 def test_the_tables_leave_a_gap_where_a_run_is_still_to_come() -> None:
     results = answers({"a": ((0.1, 0.6), (0.5, 0.9)), "b": ((0.2,), (0.7,))})
     row = leave_one_out_row(results, "a", rounds=50)
