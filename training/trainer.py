@@ -26,7 +26,7 @@ from training.batches import Batches, share_of, training_batches, validation_bat
 from training.data import Sample, fingerprint
 from training.depthwise import FastDepthwise
 from training.forgeries import Forger
-from training.losses import focal_loss
+from training.losses import focal_loss, mixed, mixed_focal_loss
 from training.plots import plot_curves, read_rows
 from training.schedule import average_of, lr_factor
 from training.scores import auc_by_source, fit_temperature, mean_over_sources, scores
@@ -138,15 +138,15 @@ class Trainer:
         state, opt = self.state, self.opt
         x = state.model.preprocess(pixels).contiguous(memory_format=torch.channels_last)
         share = float(rng.beta(opt.mixup, opt.mixup)) if opt.mixup else 1.0
-        if opt.mixup:  # the batch is in random order: backwards it gives each picture a partner
-            x = x.lerp(x.flip(0), 1 - share)
+        if opt.mixup:
+            x = mixed(x, share)
         # Its look at every operation pays on a CPU only.
         with FastDepthwise() if x.device.type == "cpu" else nullcontext():
             logits = self.net(x)
-        loss = focal_loss(logits, labels, opt.focal_alpha, opt.focal_gamma)
         if opt.mixup:
-            partners = focal_loss(logits, labels.flip(0), opt.focal_alpha, opt.focal_gamma)
-            loss = loss.lerp(partners, 1 - share)
+            loss = mixed_focal_loss(logits, labels, share, opt.focal_alpha, opt.focal_gamma)
+        else:
+            loss = focal_loss(logits, labels, opt.focal_alpha, opt.focal_gamma)
         state.optimizer.zero_grad(set_to_none=True)
         self.acc.backward(loss)
         self.acc.clip_grad_norm_(state.model.parameters(), opt.clip)

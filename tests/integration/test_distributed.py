@@ -1,4 +1,4 @@
-"""The same training command under torchrun, with two processes that share the work."""
+"""The same training program under torchrun, with two processes that share the work."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def test_two_processes_train_one_model(crops: Path, tmp_path: Path) -> None:
     options = "--backbone test_efficientnet --no-pretrained --image-size 64 --workers 0"
     schedule = "--epochs 2 --warmup-epochs 0 --batch-size 4 --lr 1e-3"
     launcher = "-m torch.distributed.run --standalone --nproc_per_node=2"
-    program = f"-m training.train --data {crops} --out {out} {options} {schedule}"
+    program = f"-m tests.integration.ranks --data {crops} --out {out} {options} {schedule}"
     done = subprocess.run(
         [sys.executable, *launcher.split(), *program.split()],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "LEARNED": str(tmp_path / "rank")},
         capture_output=True,
         text=True,
         check=False,
@@ -55,3 +55,6 @@ def test_two_processes_train_one_model(crops: Path, tmp_path: Path) -> None:
     # All eight validation images were gathered from both processes.
     assert [row["val_images"] for row in rows] == [8, 8]
     assert load(out / "saved_model.pth").training["train_images"] == 18
+    one, other = (torch.load(tmp_path / f"rank{i}.pth", weights_only=True) for i in range(2))
+    for name in one:  # each saw other pictures, and learned of both
+        torch.testing.assert_close(one[name], other[name], atol=0, rtol=0, msg=name)

@@ -42,7 +42,7 @@ def test_a_source_that_is_left_out_is_neither_trained_on_nor_chosen_by(
     train: Train, two_sources: Path, tmp_path: Path
 ) -> None:
     """Its figure is written down all the same: it says how far the detector carries."""
-    options = ("--data", two_sources, "--leave-out", "b", "--epochs", 4)
+    options = ("--data", two_sources, "--leave-out", "b", "--epochs", 8)
     status, said, _ = train(tmp_path / "run", *options)
     assert status == 0
     assert "8 train and 8 validation images" in said

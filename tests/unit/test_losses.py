@@ -1,4 +1,4 @@
-"""Focal loss against its formula, in float64."""
+"""Focal loss against its formula, in float64, and mixup."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from training.losses import focal_loss
+from training.losses import focal_loss, mixed, mixed_focal_loss
 
 
 @pytest.fixture
@@ -65,3 +65,15 @@ def test_half_precision_logits_are_computed_in_full() -> None:
     logits = torch.tensor([[7.0, -7.0]])
     label = torch.tensor([0])
     assert focal_loss(logits.bfloat16(), label) == focal_loss(logits, label) > 0
+
+
+def test_mixed_pictures_are_judged_by_both_labels_as_far_as_each_is_in_them() -> None:
+    black, white = torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)
+    pictures = mixed(torch.cat([black, white]), 0.75)
+    assert pictures[0].unique().tolist() == [0.25]
+    assert pictures[1].unique().tolist() == [0.75]
+    p = [0.9, 0.2]  # of fake
+    logits, labels = torch.tensor([[1 - q, q] for q in p]).log(), torch.tensor([1, 0])
+    entropies = [-0.75 * np.log(0.9) - 0.25 * np.log(0.1), -0.75 * np.log(0.8) - 0.25 * np.log(0.2)]
+    found = mixed_focal_loss(logits, labels, 0.75, alpha=1.0, gamma=0.0)
+    assert float(found) == pytest.approx(np.mean(entropies), rel=1e-5)
