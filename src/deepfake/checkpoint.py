@@ -59,7 +59,8 @@ class Checkpoint:
         model: in eval mode, float32, on CPU.
         crop_margin: fraction of the face box's longer side to add on every side.
         temperature: logits are divided by it before the softmax (Guo et al. 2017).
-        threshold: P(fake) above it is called fake.
+        threshold: P(fake) above it is called fake before calibration, and in evaluation's tables of
+            even odds; afterwards the ``point`` that was chosen has the one that serves.
         uncertain: P(fake) from the first to the second is too close to call; None if not set.
         operating_points: by name: "balanced" is 0.5, "fpr5" and "fpr1" are the thresholds that
             5 % and 1 % of the real validation photos exceed, "fpr5-edited" is the one that no more
