@@ -10,6 +10,8 @@ from typing import Any
 from PIL import Image, ImageColor, ImageOps
 from PIL.ExifTags import Base
 
+# Those that the detector reads: others of Pillow's may see another picture in the same file.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 MAX_SIDE = 1280  # pixels
 QUALITY = 85  # JPEG
 STRIP = 256  # rows of a large photo that are converted at a time
@@ -96,7 +98,7 @@ def _as_uri(buffer: io.BytesIO) -> str:
 def _jpeg(blob: bytes) -> io.BytesIO:
     """In a function of its own: when it returns, nothing holds the whole photo any more."""
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(blob)) as image:
+    with Image.open(io.BytesIO(blob), formats=FORMATS) as image:
         _upright_rgb(image).save(buffer, "JPEG", quality=QUALITY)
     return buffer
 

@@ -35,7 +35,8 @@ TURNS = {
 }  # what brings an image of this EXIF orientation upright
 SIDEWAYS = (5, 6, 7, 8)  # orientations in which width and height change places
 LARGE = 10_000_000  # pixels, above which one image is decoded at a time
-MAX_SCANS = 100  # of a progressive JPEG; libjpeg's own files have 10, and each takes time
+MAX_SCANS = 100  # of a JPEG; libjpeg's own files have 10 at most, and each takes time
+MAX_RLE_PIXELS = 4_000_000  # of a run-length encoded BMP, which Pillow decodes in Python
 JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 SOS, EOI = b"\xda", b"\xd9"
 HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1")  # the most common photo we can't read
@@ -113,7 +114,8 @@ def _decoded_at_once(image: Image.Image, blob: bytes, max_pixels: int) -> int:
     """Pixels that the format's own library holds at least, however few of them are asked for.
 
     Raises:
-        TooManyPixels: a TIFF's tiles are too large. libtiff decodes a whole one.
+        TooManyPixels: a TIFF's tiles are too large, of which libtiff decodes a whole one; or a
+            run-length encoded BMP.
         BrokenImage: a JPEG has more scans than any that was not made to take time.
     """
     if image.format == "TIFF":
@@ -124,10 +126,19 @@ def _decoded_at_once(image: Image.Image, blob: bytes, max_pixels: int) -> int:
                 f"the limit is {max_pixels / 1e6:.0f} million."
             )
         return width * height
-    if image.format in ("JPEG", "MPO") and image.info.get("progressive"):
-        if _scans(blob) > MAX_SCANS:
+    if image.format in ("JPEG", "MPO"):
+        scans = _scans(blob)  # one that is not progressive may have many, too
+        if scans > MAX_SCANS:
             raise BrokenImage(f"The JPEG has more than {MAX_SCANS} scans; save it anew.")
-        return image.width * image.height  # all of its coefficients are kept until the last scan
+        if scans > 1:  # all of its coefficients are kept until the last of them
+            return image.width * image.height
+    tiles = getattr(image, "tile", ())
+    run_lengths = image.format == "BMP" and any(tile.codec_name == "bmp_rle" for tile in tiles)
+    if run_lengths and image.width * image.height > MAX_RLE_PIXELS:
+        raise TooManyPixels(
+            f"The BMP is run-length encoded and has {image.width} x {image.height} pixels; the "
+            f"limit is {MAX_RLE_PIXELS / 1e6:.0f} million. Save it as PNG."
+        )
     if image.format == "AVIF":
         return LARGE + 1  # the picture inside may be larger than the file says
     return 0

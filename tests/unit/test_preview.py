@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deepfake.images import FORMATS, decode
 from frontend import preview
 from tests.conftest import ASTRONAUT, ROOT
 
@@ -157,3 +158,20 @@ def test_who_waits_too_long_for_others_gets_no_picture(monkeypatch: pytest.Monke
     assert preview.data_uri(blob)
     assert preview.data_uri(b"no photo") is None
     assert preview.data_uri(blob), "an error too lets the next one in"
+
+
+def test_the_photo_that_is_shown_is_the_one_that_was_judged() -> None:
+    """Pillow knows more formats than the detector reads, and asks some of them first."""
+    assert preview.FORMATS == FORMATS
+    buffer = io.BytesIO()
+    Image.new("RGB", (400, 400), "grey").save(buffer, "WEBP")
+    webp = buffer.getvalue()
+    hidden = bytes(2048 - len(webp) - 8) + b"PCD_" + bytes(1536 + 768 * 512 * 6)
+    body = webp[8:] + b"JUNK" + len(hidden).to_bytes(4, "little") + hidden
+    blob = b"RIFF" + len(body).to_bytes(4, "little") + body
+    with Image.open(io.BytesIO(blob)) as other:
+        assert other.format == "PCD", "else this tests nothing"
+    uri = preview.data_uri(blob)
+    assert uri is not None
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as shown:
+        assert shown.size == decode(blob).size == (400, 400)

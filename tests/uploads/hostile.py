@@ -72,6 +72,8 @@ def _bombs() -> Iterator[Case]:
     deflated = encode(Image.new("L", (7000, 7000)), "TIFF", compression="tiff_adobe_deflate")
     yield case("TIFF bomb within the limit", deflated, "no_face")
     yield case("GIF bomb within the limit", encode(Image.new("L", (7000, 7000)), "GIF"), "no_face")
+    yield case("BMP bomb within the limit", _short_rows(7000), TOO_MANY)
+    yield case("small BMP of short rows", _short_rows(300), "no_face")
     webp = encode(Image.new("L", (7000, 7000)), "WEBP", method=0)
     yield case("WEBP bomb within the limit", webp)
     yield case("JPEG of 49 million pixels", encode(Image.new("L", (7000, 7000)), "JPEG"), "no_face")
@@ -81,10 +83,21 @@ def _bombs() -> Iterator[Case]:
     last = progressive[progressive.rindex(b"\xff\xda") : -2]
     blob = progressive[:-2] + 3000 * last + progressive[-2:]
     yield case("JPEG of 3000 scans", blob, "broken_image")
+    grey = encode(portrait().convert("L"), "JPEG")
+    blob = grey[:-2] + 3000 * grey[grey.rindex(b"\xff\xda") : -2] + grey[-2:]
+    yield case("JPEG of 3000 scans, not progressive", blob, "broken_image")
     yield case(
         "JPEG of a million parts", progressive[:2] + b"\xff\xe0\0\2" * 10**6 + progressive[2:]
     )
     yield case("progressive JPEG before a film", progressive + b"\xff\xda\0\2" * 3000, VERDICT)
+
+
+def _short_rows(side: int) -> bytes:
+    """A run-length encoded BMP whose rows end after a pixel; Pillow fills them byte by byte."""
+    palette, rows = bytes(4 * 256), b"\1\x80\0\0" * side + b"\0\1"
+    start = 14 + 40 + len(palette)
+    info = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    return struct.pack("<2sIII", b"BM", start + len(rows), 0, start) + info + palette + rows
 
 
 def _numbers() -> Iterator[Case]:
