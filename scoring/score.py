@@ -82,7 +82,7 @@ def score(opt: argparse.Namespace, paths: list[str], alone: bool = False) -> Non
     Of a part whose worker dies again and again nothing is written.
 
     Args:
-        alone: each photo is a part, and waits for no other in its worker.
+        alone: each photo is a part, waits for no other in its worker, and may cost one.
 
     Raises:
         DataError: a worker could not write, or many died.
@@ -95,7 +95,7 @@ def score(opt: argparse.Namespace, paths: list[str], alone: bool = False) -> Non
     ray.init(**where, log_to_driver=False, logging_level=logging.WARNING)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = sys.stderr.isatty() or opt.progress
-    context.max_errored_blocks = LOST
+    context.max_errored_blocks = -1 if alone else LOST  # -1: any number
     # There is no other way yet to say how often a part is tried.
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     for handler in logging.getLogger("ray.data").handlers:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -137,3 +139,18 @@ def test_of_a_huge_file_only_as_much_is_read_as_a_photo_may_have(
     row = rows_in(tmp_path / "scores")[str(photos / "film.tif")]
     assert row["error"] == "image_too_large"
     assert "20 MB" in row["message"]
+
+
+def test_photos_below_a_folder_that_cannot_be_read_are_not_passed_over(
+    program: Program, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, scandir = photos / "closed", os.scandir
+    closed.mkdir()
+
+    def refusing(place: str) -> Iterator[os.DirEntry[str]]:
+        if place == str(closed):
+            raise PermissionError(errno.EACCES, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # root may read everything
+    assert sentence(program(photos)) == f"error: Permission denied: {closed}"
