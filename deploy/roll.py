@@ -65,6 +65,8 @@ def roll(logs: Path, timeout: float, back: bool) -> str:
         if len(rolls) > len(record["rolls"]):
             last, refused = rolls[-1], store / REFUSED
             if not last["ok"]:
+                if back and not last["refused"]:
+                    swap(store)  # or trying again would go to the version that runs
                 again = _again(last, refused, back)
                 raise RuntimeError(f"{last['reason']}; the old version goes on serving. {again}")
             told = f"rolled in {last['seconds']:.0f} s"

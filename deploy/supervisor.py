@@ -96,7 +96,12 @@ class Supervisor:
         self.releases = 0
         self.rolls: list[dict[str, object]] = []
         self.rolling = False
-        self.server = TorchServe(self._release(), self.logs, ports, token)
+        try:
+            release = self._release()
+        except OSError:  # no room: a restart every few seconds must not leave less of it each time
+            shutil.rmtree(self.temp, ignore_errors=True)
+            raise
+        self.server = TorchServe(release, self.logs, ports, token)
         self.stand_in: TorchServe | None = None
         self.page = Page(ports.page, self.logs, self.switch)
         self.backoff, self.page_backoff = Backoff(), Backoff()

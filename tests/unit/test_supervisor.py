@@ -81,6 +81,25 @@ def test_without_an_archive_it_says_so(tmp_path: Path) -> None:
         Supervisor(tmp_path, tmp_path / "logs", Ports(), timeout=1)
 
 
+def test_a_start_without_room_for_its_archive_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, temp = tmp_path / "store", tmp_path / "temp"
+    for folder in (store, temp):
+        folder.mkdir()
+    (store / "deepfake.mar").write_bytes(b"archive")
+
+    def full(source: Path, target: Path) -> None:
+        target.write_bytes(b"arch")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.tempdir", str(temp))
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        Supervisor(store, tmp_path / "logs", Ports(), timeout=1)
+    assert list(temp.iterdir()) == []
+
+
 def test_two_services_do_not_share_their_logs(watched: Supervisor) -> None:
     """The second would overwrite what `make stop` needs, and the first one's tokens."""
     with pytest.raises(RuntimeError, match="another service keeps its logs"):
@@ -253,14 +272,32 @@ def test_a_way_back_that_is_refused_stays_the_way_back(rolling: Supervisor) -> N
     assert before.read_bytes() == b"broken by now"
 
 
-def told(rolling: Supervisor, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What `make roll` says, whose signal is answered here."""
+def told(rolling: Supervisor, monkeypatch: pytest.MonkeyPatch, back: bool = False) -> str:
+    """What `make roll` says, or `make rollback`, whose signal is answered here."""
     monkeypatch.setattr("deploy.roll.alive", lambda pid, mark: True)
     monkeypatch.setattr("deploy.roll.os.kill", lambda pid, number: rolling._roll())
     try:
-        return roll(rolling.logs, 1, back=False)
+        return roll(rolling.logs, 1, back)
     except RuntimeError as error:
         return str(error)
+
+
+def test_a_way_back_for_which_there_was_no_room_is_tried_again(
+    rolling: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: TorchServe) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    rolling._write_record()
+    before = rolling.model_store / "previous" / "deepfake.mar"
+    before.parent.mkdir()
+    before.write_bytes(b"the one before")
+    with monkeypatch.context() as patched:
+        patched.setattr(Version, "start", full)
+        assert told(rolling, patched, back=True).endswith("To try again: make rollback")
+    assert copies(rolling) == [b"archive"]
+    assert told(rolling, monkeypatch, back=True).startswith("rolled in")
+    assert copies(rolling) == [b"the one before"]
 
 
 def test_a_roll_says_where_a_refused_version_is_and_when_nothing_was_new(
