@@ -27,6 +27,8 @@ DEFAULTS: dict[str, Any] = {
     # A photo may have 20 MB; the rest is for the multipart frame around it. As base64 in JSON it
     # may have 15 MB: a third more would be a third more memory for each of PHOTOS.
     "MAX_CONTENT_LENGTH": 21 * 1024 * 1024,
+    # Of fields without a file's name: who sends a photo so is not told that it is too large.
+    "MAX_FORM_MEMORY_SIZE": 21 * 1024 * 1024,
     # TorchServe's key_file.json, or a file with its inference token; None: it asks for none.
     "TOKEN_FILE": None,
     # The names under which the page is asked for, without port; a single one may stand without a

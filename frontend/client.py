@@ -180,7 +180,10 @@ class Client:
             self._one_at_a_time.release()
 
     def _ask(self, question: Question, deadline: float) -> dict[str, Any]:
-        response = self._post(question, max(0.01, deadline - time.monotonic()))
+        patience = deadline - time.monotonic()
+        if patience <= 0:  # nobody waits for it any more
+            raise BackendError("backend_timeout", "No answer came in time.", 504)
+        response = self._post(question, patience)
         answer = _json(response)
         if response.status_code == 200 and "faces" in answer:
             return answer

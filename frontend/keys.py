@@ -79,8 +79,8 @@ class Keys:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
+        self._stamp = self._look()  # first: what is revoked between the two is read again
         self._keys = read(path)
-        self._stamp = self._look()
 
     def find(self, key: str) -> Key | None:
         """Whose key this is, revoked or not, or None.

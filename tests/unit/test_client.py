@@ -112,6 +112,12 @@ def test_but_not_a_third_time(serve: Serve, answer: Answer, code: str) -> None:
     assert len(server.asked) == 2
 
 
+def test_a_photo_that_nobody_waits_for_any_more_is_not_sent(serve: Serve) -> None:
+    server = serve()
+    assert ask(client(server, timeout=0)) == "backend_timeout"
+    assert server.asked == []
+
+
 def test_the_detectors_own_errors_are_final(serve: Serve) -> None:
     server = serve(OURS)
     assert ask(client(server)) == "internal_error"

@@ -246,6 +246,15 @@ def test_no_photo(client: FlaskClient, backend: Backend) -> None:
     assert backend.seen == []
 
 
+def test_a_photo_without_a_files_name_is_not_called_too_large(client: FlaskClient) -> None:
+    """As a client sends it that forgets the name: of more than Flask's own 500 kB for a field."""
+    head = b'--end\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
+    body = head + bytes(600_000) + b"\r\n--end--\r\n"
+    form = "multipart/form-data; boundary=end"
+    response = client.post("/api/detect", data=body, content_type=form)
+    assert (response.status_code, response.get_json()["error"]["code"]) == (400, "empty_input")
+
+
 def test_the_api_passes_the_answer_on(client: FlaskClient, backend: Backend) -> None:
     blob = photo()
     assert send(client, blob, "/api/detect").json == backend.body
