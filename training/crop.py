@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from deepfake.cpus import usable
 from deepfake.errors import DataError, DeepfakeError
-from deepfake.faces import DETECT_SIDE, MARGIN, MIN_SCORE, FaceDetector, crop_square
+from deepfake.faces import DETECT_SIDES, MARGIN, MIN_SCORE, FaceDetector, crop_square
 from deepfake.folders import locked
 from deepfake.images import decode
 from training.cli import AGAIN, check_numbers, parser, run
@@ -94,7 +94,7 @@ def crop_all(
     settings: dict[str, object] = {
         "margin": margin,
         "max_side": max_side,
-        "detect_side": DETECT_SIDE,
+        "detect_sides": list(DETECT_SIDES),
         "min_score": MIN_SCORE,
         "format": form,
     }

@@ -293,6 +293,7 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   const sample = event.submitter?.value;
   if (sample) {
+    document.body.classList.add("sampled"); // who tries one tries another
     const name = event.submitter.textContent.trim();
     add(name, null, (data) => data.set("sample", sample));
   }

@@ -13,8 +13,10 @@ from PIL import Image
 from deepfake.mtcnn import Cascade
 
 MARGIN = 0.2  # of the box's longer side, added on every side
-DETECT_SIDE = 800  # longer side, in pixels, of the copy MTCNN looks at: benchmarks/recall.py
-MIN_FACE = 20  # pixels on that copy
+# Longer sides, in pixels, of the copies MTCNN looks at; the second one where the first shows no
+# face. What that costs in small ones: benchmarks/RECALL.md.
+DETECT_SIDES = (800, 1600)
+MIN_FACE = 20  # pixels on such a copy
 MIN_SCORE = 0.9
 FILLED_SIDE = 256  # pixels of a copy on which a face that fills the picture is still seen
 
@@ -45,22 +47,31 @@ class FaceDetector:
 
     Args:
         min_score: faces that MTCNN is less sure of than this are left out.
-        detect_side: larger images are reduced to this longer side (pixels) before MTCNN looks;
-            its cost grows with the picture's area, and the boxes are scaled back.
+        sides: larger images are reduced to the first longer side (pixels) before MTCNN looks, and
+            to the second where it found nothing; its cost grows with the picture's area, and the
+            boxes are scaled back.
     """
 
-    def __init__(self, min_score: float = MIN_SCORE, detect_side: int = DETECT_SIDE) -> None:
+    def __init__(self, min_score: float = MIN_SCORE, sides: tuple[int, int] = DETECT_SIDES) -> None:
         self.min_score = min_score
-        self.detect_side = detect_side
+        self.sides = sides
         self.network = Cascade(MIN_FACE)
 
     def __call__(self, image: Image.Image) -> list[Face]:
-        """Faces of an RGB image, largest first; an empty list when there is none.
+        """Faces of an RGB image, largest first; an empty list when there is none."""
+        first, second = self.sides
+        faces = self.look(image, first)
+        if not faces and max(image.size) > first:
+            faces = self.look(image, second)
+        return faces
+
+    def look(self, image: Image.Image, side: int) -> list[Face]:
+        """Faces of an RGB image on a copy of this longer side (pixels), largest first.
 
         A face that fills the whole picture escapes MTCNN, whose windows never exceed the image:
         when nothing is found, the search is repeated with a border of half the size around it.
         """
-        copy, scale = _reduce(image, self.detect_side)
+        copy, scale = _reduce(image, side)
         found = self._detect(copy, offset=(0, 0))
         if not found:
             copy, scale = _reduce(image, FILLED_SIDE)

@@ -172,12 +172,7 @@ class Pipeline:
         if isinstance(photo, DeepfakeError):
             return photo
         try:
-            image = photo
-            if isinstance(image, bytes):
-                with _timed("decode", times):
-                    image = decode(image, least_side=self.detector.detect_side)
-            with _timed("detect", times):
-                faces = self.detector(image)
+            image, faces = self._searched(photo, times)
             if not faces:
                 raise NoFace("No face was found; send a photo in which a face is clearly visible.")
             return self._cut(photo, image, faces, times)
@@ -186,13 +181,29 @@ class Pipeline:
         except Exception as error:
             return fault(error)
 
+    def _searched(self, photo: bytes | Image.Image, times: Times) -> tuple[Image.Image, list[Face]]:
+        """The photo, with no more pixels decoded than were looked at, and its faces."""
+        first, second = self.detector.sides
+        image = photo
+        if isinstance(image, bytes):
+            with _timed("decode", times):
+                image = decode(image, least_side=first)
+        with _timed("detect", times):
+            faces = self.detector.look(image, first)
+        if not faces and max(_size(photo, image)) > first:
+            if isinstance(photo, bytes) and image.size != full_size(image):
+                with _timed("decode", times):
+                    image = decode(photo, least_side=second)
+            with _timed("detect", times):
+                faces = self.detector.look(image, second)
+        return image, faces
+
     def _cut(
         self, photo: bytes | Image.Image, image: Image.Image, faces: list[Face], times: Times
     ) -> _Found:
         """Cut the faces out; where that leaves the network too few pixels, of the full photo."""
         margin, side = self.checkpoint.crop_margin, self.model.image_size
-        # Of bytes, decoded here; an image that is passed in may be a part of one from ``decode``.
-        size = full_size(image) if isinstance(photo, bytes) else image.size
+        size = _size(photo, image)
         factor = round(max(size) / max(image.size))  # 1, 2, 4 or 8: see ``decode``
         shown = [face.scaled(factor, size) for face in faces]
         boxes = [face.box for face in faces[:MAX_FACES]]
@@ -262,6 +273,12 @@ class Pipeline:
 
     def _too_close(self, p_fake: float) -> bool:
         return self.band is not None and self.band[0] <= p_fake <= self.band[1]
+
+
+def _size(photo: bytes | Image.Image, image: Image.Image) -> tuple[int, int]:
+    """Of the photo that an image was decoded from: of one that was passed in, its own, since it may
+    be a part of one from ``decode``."""
+    return full_size(image) if isinstance(photo, bytes) else image.size
 
 
 def fault(error: Exception) -> DeepfakeError:

@@ -112,10 +112,23 @@ def test_a_photo_can_be_dropped_and_pasted(open_page: Open) -> None:
 
 def test_samples_can_be_tried(open_page: Open) -> None:
     page = open_page()
-    page.locator(".sample").first.click()
+    page.locator(".sample").first.focus()
+    page.keyboard.press("Enter")
     settled(page, 1)
     page.locator(".heat summary").click()
     expect(page.locator(".heat img")).to_be_visible()
+
+
+def test_after_a_sample_the_next_one_is_a_key_away(open_page: Open) -> None:
+    page = open_page()
+    page.locator(".sample").first.focus()
+    page.keyboard.press("Enter")
+    settled(page, 1)
+    expect(page.locator(".sample").first).to_be_focused()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    settled(page, 2)
+    shoot(page, "samples")
 
 
 def test_the_result_can_be_taken_home(open_page: Open, tmp_path: Path) -> None:

@@ -184,6 +184,20 @@ def test_all_faces_of_a_group_are_found_largest_first(
     assert cells == {(x, y) for x in range(3) for y in range(2)}
 
 
+def test_a_small_face_that_is_alone_in_a_large_photo_is_found(
+    detector: FaceDetector, astronaut: Image.Image
+) -> None:
+    """As of a person in a landscape: of 3,000 pixels its face has 50."""
+    left, top, right, bottom = detector(astronaut)[0].box
+    scale = 50 / (right - left)
+    person = astronaut.resize((round(512 * scale), round(512 * scale)))
+    photo = Image.new("RGB", (3000, 2000), "darkgreen")
+    photo.paste(person, (1900, 700))
+    (face,) = detector(photo)
+    assert abs((face.box[0] + face.box[2]) / 2 - (1900 + scale * (left + right) / 2)) < 10
+    assert abs((face.box[1] + face.box[3]) / 2 - (700 + scale * (top + bottom) / 2)) < 10
+
+
 def test_a_detector_that_is_never_sure_enough_finds_nothing(astronaut: Image.Image) -> None:
     assert FaceDetector(min_score=1.01)(astronaut) == []
 

@@ -116,6 +116,26 @@ def test_a_strip_too_narrow_for_a_face_has_no_face(pipeline: Pipeline) -> None:
     assert isinstance(answer, errors.NoFace)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_small_face_that_is_alone_is_judged_by_all_of_its_pixels(
+    pipeline: Pipeline, astronaut: Image.Image, kind: str
+) -> None:
+    """Of a JPEG first half of the pixels are decoded, in which it is not seen."""
+    photo = Image.new("RGB", (3000, 2000), "darkgreen")
+    photo.paste(astronaut.resize((270, 270)), (1900, 700))
+    blob = io.BytesIO()
+    photo.save(blob, kind)
+    (answer,) = pipeline.predict([blob.getvalue()])
+    assert isinstance(answer, Verdict)
+    assert (answer.width, answer.height) == (3000, 2000)
+    (face,) = answer.faces
+    left, top, right, bottom = face.face.box
+    assert 1900 < left < right < 2170
+    assert 700 < top < bottom < 970
+    margin = pipeline.checkpoint.crop_margin
+    np.testing.assert_allclose(face.crop.width, (1 + 2 * margin) * (bottom - top), atol=2)
+
+
 def test_each_face_is_judged_by_its_own_crop(
     pipeline: Pipeline, group: Image.Image, astronaut: Image.Image
 ) -> None:
