@@ -31,7 +31,7 @@ WINDOW = 12  # pixels: what one position of the first network sees
 STRIDE = 2  # pixels between two such positions
 STEP = 0.709  # from one level of the pyramid to the next: half of the area
 # Score a box needs to pass each network. 0.6 for the first one costs a quarter more time and finds
-# 5 % more of the faces of benchmarks/RECALL.md, which are hard.
+# 4 % more of the faces of benchmarks/RECALL.md, which are hard.
 THRESHOLDS = (0.8, 0.7, 0.7)
 CHANNELS = 4  # red, green, blue and one that says nothing: NumPy copies 16 bytes faster than 12
 CHUNK = 256  # boxes that are cut out and go through a network at once; bounds the memory
