@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
+# `make calibrate evaluate report` is one thing after the other, whatever MAKEFLAGS says.
+.NOTPARALLEL:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || echo python3)
 BIN := .venv/bin
@@ -34,13 +36,14 @@ rollback: .venv/ready
 
 # A process for each room: importing PyTorch takes longer than most files, and so does starting the
 # service. Status 5: ARGS left no test of it. In the first two a core takes a file at a time; where
-# the service runs tests would only wait for each other.
+# the service runs tests would only wait for each other. Tests run make too, which would take ARGS for
+# its own.
 TESTS := tests/unit tests/integration tests/uploads tests/deploy tests/e2e
 SPREAD := -n logical --maxprocesses 4 --dist loadfile
 ## test: set up and pass every test, against a real TorchServe
 .PHONY: test
 test: model_store/deepfake.mar
-	@failed=''; for each in $(TESTS); do \
+	@unset MAKEFLAGS MFLAGS ARGS; trap 'exit 130' INT; failed=''; for each in $(TESTS); do \
 		case $$each in tests/unit|tests/integration) spread='$(SPREAD)' ;; *) spread='' ;; esac; \
 		status=0; echo $$each; $(BIN)/python -m pytest $$each $$spread $(ARGS) || status=$$?; \
 		case $$status in 0|5) ;; *) failed="$$failed $$each" ;; esac; \
@@ -77,6 +80,9 @@ setup: .venv/ready
 # The packages take some minutes to download the first time (PyTorch alone has gigabytes); a
 # CPU-only PyTorch from another index: make setup PIP_EXTRA_INDEX_URL=...
 .venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 13) else \
+		"error: Python 3.11 or 3.12 is needed, and this is %d.%d: make PYTHON=..." \
+		% sys.version_info[:2])'
 	@echo 'making .venv from the pinned packages; this takes minutes the first time ...'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'

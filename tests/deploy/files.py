@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -91,6 +92,18 @@ def exported() -> dict[str, tuple[str, set[str]]]:
 def rules() -> list[dict[str, Any]]:
     groups = load("deploy/monitoring/rules/deepfake.yml")["groups"]
     return [rule for group in groups for rule in group["rules"]]
+
+
+@cache
+def dashboard() -> dict[str, Any]:
+    path = DEPLOY / "monitoring" / "grafana" / "dashboards" / "deepfake.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def queries() -> list[str]:
+    """Everything that alert rules and dashboard ask Prometheus."""
+    targets = [target for panel in dashboard()["panels"] for target in panel["targets"]]
+    return [asked["expr"] for asked in (*rules(), *targets)]
 
 
 def nodes(query: str) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -12,11 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from deploy.container import ready, serve
-from tests.deploy.files import ROOT
+from tests.deploy.files import ROOT, load
 
 
 @pytest.mark.parametrize(
@@ -74,12 +76,25 @@ def test_the_entry_point_becomes_java(monkeypatch: pytest.MonkeyPatch, tmp_path:
     (log,) = (a.partition("file://")[2] for a in command if a.startswith("-Dlog4j"))
     assert "SYSTEM_OUT" in Path(log).read_text(encoding="utf-8")
     assert "RollingFile" not in Path(log).read_text(encoding="utf-8"), "no log file fills a disk"
+    assert told(Path(log)) == told(ROOT / "deploy" / "log4j2.xml"), "what may be said is the same"
     assert Path(environment["TS_METRICS_CONFIG"]) == ROOT / "handler" / "metrics.yaml"
     assert environment["TS_METRICS_ADDRESS"] == "http://torchserve-metrics:8082"
     assert [len(cpus) for cpus in pinned] == [1]
     assert Path.cwd() == tmp_path / "torchserve"
     assert (tmp_path / "torchserve" / "pid").read_text(encoding="utf-8") == str(os.getpid())
     assert not left.exists()
+
+
+def told(config: Path) -> list[str]:
+    """What a configuration of log4j lets through, and how it writes it, wherever it goes."""
+    root = ElementTree.parse(config).getroot()
+    parts = [
+        ElementTree.tostring(part, encoding="unicode").strip()
+        for kind in ("Property", "Logger", "PatternLayout", "RegexFilter")
+        for part in root.iter(kind)
+        if part.get("name") != "folder"
+    ]
+    return sorted(set(parts))
 
 
 class Management(http.server.BaseHTTPRequestHandler):
@@ -167,3 +182,9 @@ def test_but_not_one_that_was_ready_meanwhile(
     ready.end_if_lost(True, tmp_path)
     ready.end_if_lost(False, tmp_path)
     assert torchserve.poll() is None
+
+
+def test_as_many_photos_may_wait_as_the_documents_say() -> None:
+    said = re.search(r"a queue of (\d+)", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert said
+    assert load("handler/model-config.yaml")["jobQueueSize"] == int(said[1])

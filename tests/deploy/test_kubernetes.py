@@ -252,6 +252,18 @@ def test_the_scrape_job_gives_the_labels_that_the_adapters_rule_asks_for() -> No
     assert keep in {port["name"] for port in container("torchserve")["ports"]}
 
 
+PHASES = ("Pending", "Running", "Succeeded", "Failed", "Unknown")
+
+
+def test_a_pod_that_has_ended_is_not_scraped() -> None:
+    """Its object stays after an eviction, and would keep the alert of a silent TorchServe alive."""
+    (job,) = load("deploy/kubernetes/prometheus/scrape-config.yaml")
+    (drop,) = (rule for rule in job["relabel_configs"] if rule.get("action") == "drop")
+    assert drop["source_labels"] == ["__meta_kubernetes_pod_phase"]
+    dropped = [phase for phase in PHASES if re.fullmatch(drop["regex"], phase)]
+    assert dropped == ["Succeeded", "Failed"]
+
+
 def test_the_images_carry_the_projects_version() -> None:
     version = (ROOT / "src" / "deepfake" / "__init__.py").read_text(encoding="utf-8")
     for name in DEPLOYMENTS:

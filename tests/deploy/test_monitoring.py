@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
@@ -12,17 +11,24 @@ from typing import Any
 import promql_parser
 import pytest
 
-from tests.deploy.files import DEPLOY, ROOT, exported, nodes, rules, selected
+from tests.deploy.files import (
+    DEPLOY,
+    ROOT,
+    dashboard,
+    exported,
+    nodes,
+    queries,
+    rules,
+    selected,
+)
 
 MONITORING = DEPLOY / "monitoring"
-DASHBOARD: dict[str, Any] = json.loads(
-    (MONITORING / "grafana" / "dashboards" / "deepfake.json").read_text(encoding="utf-8")
-)
+DASHBOARD = dashboard()
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 RECORDED = {rule["record"] for rule in rules() if "record" in rule}
 ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
 OF_PROMETHEUS = {"up", "ALERTS"}
-QUERIES = [rule["expr"] for rule in rules()] + [t["expr"] for p in PANELS for t in p["targets"]]
+QUERIES = queries()
 
 
 @pytest.mark.parametrize("query", QUERIES)

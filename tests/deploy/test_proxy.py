@@ -55,9 +55,13 @@ def process(*command: object, **environment: str) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("nginx")
+
+
+@pytest.fixture(scope="module")
+def proxy(folder: Path) -> Iterator[int]:
     """Its port; the page behind it takes two photos an hour of each address."""
-    folder = tmp_path_factory.mktemp("nginx")
     text, port, page = here(folder)
     (folder / "nginx.conf").write_text(text, encoding="utf-8")
     gunicorn = [sys.executable, "-m", "gunicorn", "--config", "python:frontend.server"]
@@ -189,3 +193,18 @@ def test_while_there_is_no_page_people_and_programs_are_told_to_come_back(tmp_pa
     assert "being restarted" in shown.text
     assert told.json()["error"]["code"] == "backend_unreachable"
     validate(told.json(), "PageError")
+
+
+def test_the_log_has_paths_and_addresses_and_nothing_else_of_a_visitor(
+    proxy: int, folder: Path
+) -> None:
+    mark = "of-nobodys-business"
+    headers = {"Referer": f"http://{mark}/", "User-Agent": mark, "Authorization": f"Bearer {mark}"}
+    url = f"http://127.0.0.1:{proxy}/healthy"
+    requests.get(f"{url}?{mark}", headers=headers, cookies={mark: mark}, timeout=10)
+    deadline = time.monotonic() + 10
+    while "GET /healthy" not in (log := (folder / "access.log").read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert "127.0.0.1" in log
+    assert mark not in log

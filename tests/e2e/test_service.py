@@ -20,6 +20,7 @@ from PIL import Image
 from deepfake.faces import FaceDetector, crop_face
 from deepfake.pipeline import Pipeline
 from tests.conftest import montage
+from tests.deploy.files import exported, queries, selected
 from tests.e2e.conftest import ROOT, Service
 from tests.openapi import validate
 
@@ -107,13 +108,20 @@ def test_crops_come_when_asked_for(service: Service, request_: dict[str, Any]) -
     assert crop.width == crop.height
 
 
+def version() -> str:
+    """Of the archive that is served."""
+    with zipfile.ZipFile(ROOT / "model_store" / "deepfake.mar") as archive:
+        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+    return str(manifest["model"]["modelVersion"])
+
+
 def test_the_answer_names_the_model(service: Service) -> None:
     model = post(service, data=ASTRONAUT).json()["model"]
     pipeline = Pipeline.from_file(ROOT / "saved_model.pth")
     checkpoint = pipeline.checkpoint
     assert model == {
         "name": "deepfake",
-        "version": "1.0",
+        "version": version(),
         "checkpoint": checkpoint.sha256,
         "backbone": checkpoint.model.backbone_name,
         "runtime": pipeline.runtime.name,
@@ -215,6 +223,23 @@ def test_metrics_count_verdicts_errors_and_stages(service: Service) -> None:
     assert metric(service, "deepfake_decode_seconds_count") == before[seconds[0]] + 2
     for name in counters:
         assert metric(service, name) > before[name], name
+
+
+def test_torchserve_has_the_series_that_alerts_and_dashboard_ask_for(service: Service) -> None:
+    """Its own, with the labels that handler/metrics.yaml says; the detector's are counted above."""
+    post(service, data=ASTRONAUT)
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert post(service, data=b"%zz=x", headers=form).status_code == 500  # one has to be there
+    until_counted(service, "Requests5XX", 1)
+    text = requests.get(service.metrics, timeout=10).text
+    there = {
+        name: set(re.findall(r'(\w+)="', labels))
+        for name, labels in re.findall(r"^(\w+){(.*)} \S+$", text, re.MULTILINE)
+    }
+    asked = set().union(*map(selected, queries())) & set(exported())
+    own = {name: exported()[name][1] for name in asked if not name.startswith("deepfake_")}
+    assert len(own) > 5
+    assert {name: there.get(name) for name in own} == own
 
 
 def test_several_faces_are_all_judged(service: Service) -> None:

@@ -192,6 +192,7 @@ REFUSALS = [
     (507, {"code": 507, "message": "Worker died."}, 502, "backend_died", "detector stopped"),
     (500, b"<html>", 502, "backend_died", "detector stopped"),
     (404, {"code": 404, "message": "No model"}, 502, "backend_failed", "wrong on our side"),
+    (503, typed("out_of_memory", 503), 503, "out_of_memory", "not enough memory"),
     (200, b"not JSON", 502, "backend_failed", "wrong on our side"),
     (200, [1], 502, "backend_failed", "wrong on our side"),
     (200, {"label": "Fake"}, 502, "backend_failed", "wrong on our side"),
@@ -212,7 +213,7 @@ def test_errors_come_in_words_and_in_json(
     assert api.status_code == status
     assert api.json["error"]["code"] == code
     assert api.json["error"]["status"] == status
-    expected = {"backend_busy": "2", "backend_died": "10"}.get(code)
+    expected = {"backend_busy": "2", "out_of_memory": "2", "backend_died": "10"}.get(code)
     assert api.headers.get("Retry-After") == expected
 
 
@@ -225,7 +226,9 @@ def test_no_backend(nowhere: FlaskClient) -> None:
     page = send(nowhere, photo())
     assert page.status_code == 502
     assert "The detector cannot be reached" in page.text
-    assert send(nowhere, photo(), "/api/detect").json["error"]["code"] == "backend_unreachable"
+    answer = send(nowhere, photo(), "/api/detect")
+    assert answer.json["error"]["code"] == "backend_unreachable"
+    assert answer.headers["Retry-After"] == "10"
     assert nowhere.get("/readyz").status_code == 503
     assert nowhere.get("/healthz").status_code == 200
 

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -133,13 +134,24 @@ def test_a_full_disk_does_not_stop_it(
     assert "cannot be written" in capsys.readouterr().out
 
 
+def long_ago(path: Path) -> None:
+    os.utime(path, (0, 0))
+
+
+def is_new(path: Path) -> bool:
+    """So that make does not build the archive again, of newer sources."""
+    return path.stat().st_mtime > time.time() - 60
+
+
 def test_the_versions_change_places(tmp_path: Path) -> None:
     (tmp_path / "previous").mkdir()
     (tmp_path / "deepfake.mar").write_text("new")
     (tmp_path / "previous" / "deepfake.mar").write_text("old")
+    long_ago(tmp_path / "previous" / "deepfake.mar")
     swap(tmp_path)
     assert (tmp_path / "deepfake.mar").read_text() == "old"
     assert (tmp_path / "previous" / "deepfake.mar").read_text() == "new"
+    assert is_new(tmp_path / "deepfake.mar")
 
 
 def test_there_must_be_an_earlier_version(tmp_path: Path) -> None:
@@ -191,12 +203,14 @@ def test_of_all_versions_only_the_one_that_runs_is_kept(rolling: Supervisor) -> 
         assert copies(rolling) == [version]
     assert (rolling.model_store / "previous" / "deepfake.mar").read_bytes() == b"second"
     archive.write_bytes(b"broken")
+    long_ago(rolling.server.model_store / "deepfake.mar")
     rolling._roll()
     assert [roll["ok"] for roll in rolling.rolls] == [True, True, False]
     assert copies(rolling) == [b"third"]
     assert (rolling.server.model_store / "deepfake.mar").read_bytes() == b"third"
     # The next start takes the one that runs, and make does not build the refused one again.
     assert archive.read_bytes() == b"third"
+    assert is_new(archive)
     assert archive.with_name(REFUSED).read_bytes() == b"broken"
     assert sorted(p.name for p in (rolling.model_store / "previous").iterdir()) == ["deepfake.mar"]
     swap(rolling.model_store)  # what make rollback does
