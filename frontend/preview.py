@@ -18,7 +18,7 @@ STRIP = 256  # rows of a large photo that are converted at a time
 PATIENCE = 10.0  # seconds to wait for the photos before this one; the page answers in 75
 HEAT_SIDE = 320  # pixels
 # From nothing to most: dark blue, purple, red, orange, pale yellow. Brightness rises all the way,
-# so that the map can be read in grey as well. style.css has the same colours for the key.
+# so that the map can be read in grey as well. result.css has the same colours for the key.
 HEAT_COLOURS = ("#0b0724", "#57106e", "#bc3754", "#f98e09", "#fcffa4")
 
 # A photo of 50 million pixels takes 300 MB while it is decoded, as WebP 750: one at a time, since

@@ -136,7 +136,7 @@ def _set_headers(context: Any, index: int, answer: Verdict | DeepfakeError) -> N
 
 
 def _measure(context: Any, answer: Verdict | DeepfakeError, verdicts: bool) -> None:
-    """``verdicts``: not those of explanations, which are of photos that were counted already."""
+    """``verdicts``: not those of explanations: the page asks for them when it has the verdict."""
     if isinstance(answer, DeepfakeError):
         _count(context, "deepfake_errors_total", answer.code)
     elif verdicts:

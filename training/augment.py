@@ -179,7 +179,7 @@ def _erase(pixels: Tensor, rng: Generator) -> Tensor:
     area, ratio = rng.uniform(0.02, 0.15) * size * size, math.exp(rng.uniform(-1, 1))
     height = min(size - 1, max(1, round(math.sqrt(area * ratio))))
     width = min(size - 1, max(1, round(math.sqrt(area / ratio))))
-    y, x = int(rng.integers(size - height)), int(rng.integers(size - width))
+    y, x = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
     patch = rng.integers(0, 256, (3, height, width), dtype=np.uint8)
     pixels[:, y : y + height, x : x + width] = torch.from_numpy(patch)
     return pixels

@@ -1,4 +1,4 @@
-"""Cut the face out of every labelled photo, once, with the detector and margin that serve.
+"""Cut the face out of every labelled photo, once, with the detector that serves.
 
 Reads a data folder (real/ + fake/, or a manifest.csv), writes the crops with a manifest.csv
 beside them, and lists in no_face.csv every image that gave none, with the reason. Of a photo

@@ -103,7 +103,7 @@ def _face(
     if not found:
         return None
     face = found[0]
-    x, y, side = crop_square(image.size, face.box)
+    x, y, side = crop_square(image.size, face.box, pipeline.checkpoint.crop_margin)
     return (x, y), image.crop((x, y, x + side, y + side)), np.array(face.landmarks) - (x, y)
 
 

@@ -242,10 +242,11 @@ def up_sampled(face: Image.Image, points: Points, rng: Generator) -> Image.Image
     block = 2**times
     edge = [(0, -n % block) for n in pixels.shape[:2]]
     padded = np.pad(pixels, (*edge, (0, 0)), mode="edge")
-    height, width, _ = padded.shape
-    coarse = padded.reshape(height // block, block, width // block, block, 3).mean(axis=(1, 3))
-    even, uneven = coarse, coarse
     bilinear = np.outer((1, 2, 1), (1, 2, 1)) / 4
+    even = padded
+    for _ in range(times):  # about the pixels where they are put back, or all would be shifted
+        even = convolve(even, bilinear[:, :, None] / 4, mode="nearest")[::2, ::2]
+    uneven = even
     for _ in range(times):
         kernel = bilinear * (1 + rng.normal(0, rng.uniform(0.01, 0.08), (3, 3)))
         kernel *= bilinear.sum() / kernel.sum()

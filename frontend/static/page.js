@@ -59,7 +59,7 @@ function add(name, size, fillIn) {
   answer.append(job.card);
   document.body.classList.add("answered");
   // Results are kept nowhere but on this page.
-  for (const link of document.querySelectorAll("nav a:not([aria-current])")) link.target = "_blank";
+  for (const link of document.querySelectorAll(".brand, nav a:not([aria-current])")) link.target = "_blank";
   if (waiting.length + running === 0) job.card.scrollIntoView({ block: "nearest" });
   enqueue(job);
 }
@@ -263,6 +263,7 @@ async function explain(details) {
     const found = page.querySelectorAll(".heat .body");
     if (found.length !== bodies.length) throw new Error("no answer");
     bodies.forEach((body, i) => body.replaceChildren(...found[i].childNodes));
+    tell(job, words.heat_ready);
     jobs.delete(result); // it has all there is
   } catch {
     say(words.heat_failed);

@@ -62,18 +62,19 @@ class FaceDetector:
         first, second = self.sides
         faces = self.look(image, first)
         if not faces and max(image.size) > first:
-            faces = self.look(image, second)
+            faces = self.look(image, second, bordered=False)
         return faces
 
-    def look(self, image: Image.Image, side: int) -> list[Face]:
+    def look(self, image: Image.Image, side: int, bordered: bool = True) -> list[Face]:
         """Faces of an RGB image on a copy of this longer side (pixels), largest first.
 
         A face that fills the whole picture escapes MTCNN, whose windows never exceed the image:
-        when nothing is found, the search is repeated with a border of half the size around it.
+        when nothing is found, the search is repeated with a border of half the size around it,
+        unless that was done before (``bordered``).
         """
         copy, scale = _reduce(image, side)
         found = self._detect(copy, offset=(0, 0))
-        if not found:
+        if not found and bordered:
             copy, scale = _reduce(image, FILLED_SIDE)
             border = max(copy.size) // 2
             framed = Image.new("RGB", (copy.width + 2 * border, copy.height + 2 * border))

@@ -14,7 +14,7 @@ ASTRONAUT = (ROOT / "tests" / "fixtures" / "astronaut.jpg").read_bytes()
 HEADLINES = {
     "Fake": "Likely fake",
     "Uncertain": "Uncertain",
-    "Real": "No sign of manipulation found",
+    "Real": "No clear sign of manipulation found",
 }
 
 

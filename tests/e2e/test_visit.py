@@ -31,7 +31,7 @@ def test_a_photo_is_examined_at_once_and_its_evidence_opened(open_page: Open) ->
     choose(page, FAKE)
     settled(page, 1)
     headline = page.locator(".headline")
-    expect(headline).to_have_text(re.compile("Likely fake|Uncertain|No sign of manipulation"))
+    expect(headline).to_have_text(re.compile("Likely fake|Uncertain|No clear sign of manipulation"))
     expect(page.locator("#status")).to_have_text(f"t2i_0102.jpg: {headline.inner_text()}")
     expect(page.locator(".boxes .box")).to_have_count(1)
     page.get_by_text(WORDS["face"]["views"]).click()
@@ -117,6 +117,8 @@ def test_samples_can_be_tried(open_page: Open) -> None:
     settled(page, 1)
     page.locator(".heat summary").click()
     expect(page.locator(".heat img")).to_be_visible()
+    expect(page.locator("#status")).to_contain_text(WORDS["heat"]["ready"])
+    expect(page.locator(".brand")).to_have_attribute("target", "_blank")  # or the result would go
 
 
 def test_after_a_sample_the_next_one_is_a_key_away(open_page: Open) -> None:

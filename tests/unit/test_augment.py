@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from deepfake.faces import Face, crop_face
-from training.augment import _smooth, augment
+from training.augment import _erase, _smooth, augment
 
 
 def draw(crop: Image.Image, seed: object, size: int = 64) -> torch.Tensor:
@@ -129,6 +129,14 @@ def test_some_pictures_are_darker_towards_their_corners(light: float) -> None:
     darker = corners_darker_than_edges(light)
     assert 0.1 < np.mean((darker > 10) & (darker < 180)) < 0.3  # without, pages make 0.06
     assert np.mean(darker < 1) > 0.5
+
+
+def test_every_row_and_column_can_be_erased() -> None:
+    erased = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    for seed in range(1000):
+        erased |= _erase(torch.zeros_like(erased), np.random.default_rng(seed))
+    assert erased.amax(dim=(0, 1)).all()
+    assert erased.amax(dim=(0, 2)).all()
 
 
 def test_some_pictures_lose_texture_and_keep_edges() -> None:

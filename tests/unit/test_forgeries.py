@@ -191,6 +191,17 @@ def test_an_up_sampling_leaves_a_pattern_of_two_or_four_pixels(portraits: list[P
         assert peak > 5 * np.median(strength)
 
 
+def test_an_up_sampling_shifts_nothing() -> None:
+    """What is left of its coarse part lies where it was, or its direction would tell."""
+    across = np.broadcast_to(np.arange(0, 256, 4)[:, None], (64, 64, 3)).astype(np.uint8)
+    points = np.array([[20, 24], [44, 24], [32, 34], [24, 46], [40, 46]], dtype=float)
+    off = []
+    for seed in range(30):
+        made = up_sampled(Image.fromarray(across), points, random(seed))
+        off.append((np.asarray(made).astype(float) - across)[12:-12, 12:-12].mean())
+    assert abs(np.mean(off)) < 0.05
+
+
 def test_the_same_generator_gives_the_same_forgery(portraits: list[Portrait]) -> None:
     (crop, points), (donor, donor_points) = portraits[:2]
     swaps = [part_swap(crop, points, donor, donor_points, random(s)).tobytes() for s in (1, 1, 2)]

@@ -56,7 +56,7 @@ def test_the_start_page_has_a_form_that_needs_no_script(client: FlaskClient) -> 
         (0.873, "Likely fake"),
         (0.52, "Uncertain"),
         (0.48, "Uncertain"),
-        (0.04, "No sign of manipulation found"),
+        (0.04, "No clear sign of manipulation found"),
     ],
 )
 def test_the_verdict_is_the_headline_and_the_title(
@@ -129,7 +129,11 @@ def test_every_face_has_its_own_verdict_not_by_colour_alone(
     backend.body = verdict(0.2, 0.9, 0.5)
     page = send(client, photo()).text
     assert [text(heading) for heading in re.findall(r"<h3>(.*?)</h3>", page, re.DOTALL)] == [
-        *("Face 1 : No sign of manipulation found", "Face 2 : Likely fake", "Face 3 : Uncertain")
+        *(
+            "Face 1 : No clear sign of manipulation found",
+            "Face 2 : Likely fake",
+            "Face 3 : Uncertain",
+        )
     ]
     assert re.findall(r'<g class="box (\w+)">', page) == ["real", "fake", "uncertain"]
     key = part(page, r"<figcaption[^>]*>(.*?)</figcaption>")

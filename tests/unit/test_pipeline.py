@@ -125,7 +125,9 @@ def test_a_small_face_that_is_alone_is_judged_by_all_of_its_pixels(
     photo.paste(astronaut.resize((270, 270)), (1900, 700))
     blob = io.BytesIO()
     photo.save(blob, kind)
-    (answer,) = pipeline.predict([blob.getvalue()])
+    stages: list[str] = []
+    (answer,) = pipeline.predict([blob.getvalue()], observe=lambda stage, _: stages.append(stage))
+    assert sorted(stages) == ["classify", "decode", "detect"], "one time for each, of all looks"
     assert isinstance(answer, Verdict)
     assert (answer.width, answer.height) == (3000, 2000)
     (face,) = answer.faces
