@@ -26,14 +26,8 @@ from training.cli import check_numbers, parser, run
 from training.data import LABELS, read_samples
 
 SIZE = (4000, 3000)
-SHARES = (
-    0.0125,
-    0.025,
-    0.05,
-    0.1,
-    0.2,
-    0.4,
-)  # bounds of the bands: width of the face / longer side
+# Bounds of the bands: width of the face / longer side.
+SHARES = (0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
 SIDES = (500, 640, 800, 1000, 1280, 1600, 2000)
 SMALLEST = (15, 30, 40)  # pixels on the copy
 FIRST = 0.6  # threshold of MTCNN's first network as it comes

@@ -162,8 +162,11 @@ def fingerprint(samples: Iterable[Sample]) -> str:
     A file's size tells another picture of an old name, but not of crops as BMP, which are all of
     one size; so a piece out of its middle counts too. Its time does not: a copy is the same data.
     """
-    told = [(replace(s, path=Path(s.name)), *_size_and_middle(s.path)) for s in samples]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for s in samples:
+        size, middle = _size_and_middle(s.path)
+        digest.update(f"{replace(s, path=Path(s.name))} {size} ".encode() + middle)
+    return digest.hexdigest()
 
 
 def _size_and_middle(path: Path, length: int = 4096) -> tuple[int, bytes]:
