@@ -130,7 +130,7 @@ def markdown(found: dict[str, list[tuple[int, bool]]], photos: int) -> str:
 
 def main() -> int:
     args = parser(__doc__)
-    args.add_argument("--photos", type=int, default=40, help="how many are made")
+    args.add_argument("--photos", type=int, default=60, help="how many are made")
     args.add_argument("--data", type=Path, help="take the people from here; default: the fixtures")
     args.add_argument("--limit", type=int, default=200, help="so many people of --data at most")
     args.add_argument("--out", type=Path, default=Path("benchmarks/RECALL.md"))

@@ -28,6 +28,7 @@ class Outcome:
     status: int
     code: str
     body: dict[str, Any]
+    retry_after: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -46,7 +47,8 @@ def ask(url: str, blob: bytes = PHOTO, session: requests.Session | None = None) 
     except requests.JSONDecodeError:
         body = {}
     code = body.get("error", {}).get("code", "") if isinstance(body, dict) else ""
-    return Outcome(begun, time.monotonic(), answer.status_code, code, body)
+    after = answer.headers.get("Retry-After")
+    return Outcome(begun, time.monotonic(), answer.status_code, code, body, after)
 
 
 class Load:

@@ -91,7 +91,7 @@ def test_a_full_queue_is_refused_with_a_time_to_come_back(shared: Service) -> No
     assert {outcome.status for outcome in flood.outcomes} == {200, 503}
     record("queue full (32 clients, 20 places)", load, refused_by_torchserve=refused)
     busy = [o for o in load.outcomes if o.code == "backend_busy"]
-    assert all(outcome.status == 503 for outcome in busy)
+    assert all((outcome.status, outcome.retry_after) == (503, "2") for outcome in busy)
 
 
 def test_clients_that_leave_disturb_nobody(shared: Service) -> None:
