@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -18,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from deploy.container import ready, serve
-from tests.deploy.files import ROOT, load
+from tests.deploy.files import ROOT
 
 
 @pytest.mark.parametrize(
@@ -182,9 +181,3 @@ def test_but_not_one_that_was_ready_meanwhile(
     ready.end_if_lost(True, tmp_path)
     ready.end_if_lost(False, tmp_path)
     assert torchserve.poll() is None
-
-
-def test_as_many_photos_may_wait_as_the_documents_say() -> None:
-    said = re.search(r"a queue of (\d+)", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
-    assert said
-    assert load("handler/model-config.yaml")["jobQueueSize"] == int(said[1])

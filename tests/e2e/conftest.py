@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,6 +147,12 @@ def upload(service: Service, blob: bytes, **fields: str) -> requests.Response:
             files={"image": blob},
             timeout=60,
         )
+
+
+def archived(store: Path) -> str:
+    """The version of an archive."""
+    with zipfile.ZipFile(store / "deepfake.mar") as archive:
+        return str(json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
 
 
 @pytest.fixture(scope="session")

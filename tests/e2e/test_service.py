@@ -21,7 +21,7 @@ from deepfake.faces import FaceDetector, crop_face
 from deepfake.pipeline import Pipeline
 from tests.conftest import montage
 from tests.deploy.files import exported, queries, selected
-from tests.e2e.conftest import ROOT, Service
+from tests.e2e.conftest import ROOT, Service, archived
 from tests.openapi import validate
 
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -108,20 +108,13 @@ def test_crops_come_when_asked_for(service: Service, request_: dict[str, Any]) -
     assert crop.width == crop.height
 
 
-def version() -> str:
-    """Of the archive that is served."""
-    with zipfile.ZipFile(ROOT / "model_store" / "deepfake.mar") as archive:
-        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
-    return str(manifest["model"]["modelVersion"])
-
-
 def test_the_answer_names_the_model(service: Service) -> None:
     model = post(service, data=ASTRONAUT).json()["model"]
     pipeline = Pipeline.from_file(ROOT / "saved_model.pth")
     checkpoint = pipeline.checkpoint
     assert model == {
         "name": "deepfake",
-        "version": version(),
+        "version": archived(ROOT / "model_store"),
         "checkpoint": checkpoint.sha256,
         "backbone": checkpoint.model.backbone_name,
         "runtime": pipeline.runtime.name,

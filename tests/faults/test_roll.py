@@ -8,14 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from pathlib import Path
 
 import psutil
 import pytest
 
 from deploy.torchserve import free_ports
-from tests.e2e.conftest import ROOT, Service, stop
+from tests.e2e.conftest import ROOT, Service, archived, stop
 from tests.faults.conftest import Start, ready, variant
 from tests.faults.load import Load, Outcome, ask, record
 
@@ -98,12 +97,6 @@ def as_version(version: str, store: Path, **config: object) -> None:
         return json.dumps(manifest).encode()
 
     variant(store, change, **config)
-
-
-def archived(store: Path) -> str:
-    """The version of an archive."""
-    with zipfile.ZipFile(store / "deepfake.mar") as archive:
-        return str(json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]["modelVersion"])
 
 
 def version(outcome: Outcome) -> str:

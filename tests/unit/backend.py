@@ -189,3 +189,7 @@ def part(page: str, pattern: str) -> str:
     found = re.search(pattern, page, re.DOTALL)
     assert found, pattern
     return text(found[1])
+
+
+def send(client: FlaskClient, blob: bytes, path: str = "/", name: str = "me.jpg") -> Any:
+    return client.post(path, data={"image": (io.BytesIO(blob), name)})

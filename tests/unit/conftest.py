@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -18,9 +18,13 @@ from deepfake.checkpoint import Checkpoint, OperatingPoint, save
 from deepfake.faces import Face
 from deepfake.pipeline import Pipeline
 from deepfake.verdict import Verdict
+from deploy import supervisor
+from deploy.supervisor import Supervisor
+from deploy.torchserve import Ports
 from tests.conftest import ASTRONAUT, FAKES, Ended, montage
 from tests.unit.judged import in_torch, verdict_of
 from tests.unit.scorer import NAME, Program
+from tests.unit.supervised import Version
 
 
 @pytest.fixture
@@ -104,3 +108,19 @@ def program(
         return status, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Supervisor]:
+    (tmp_path / "deepfake.mar").write_bytes(b"archive")
+    made = Supervisor(tmp_path, tmp_path / "logs", Ports(), timeout=1)
+    yield made
+    shutil.rmtree(made.temp)
+
+
+@pytest.fixture
+def rolling(watched: Supervisor, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    monkeypatch.setattr(supervisor, "TorchServe", Version)
+    monkeypatch.setattr(supervisor, "answers", lambda server: True)
+    watched.server = Version(watched.server.model_store, watched.logs, watched.ports)
+    return watched

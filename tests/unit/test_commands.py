@@ -6,6 +6,7 @@ import importlib.util
 import re
 
 import pytest
+import yaml
 
 from tests.documents import ROOT, Block, blocks
 
@@ -51,3 +52,10 @@ def test_every_program_that_is_named_exists() -> None:
     }
     assert {"training.train", "training.studies", "frontend.keys"} <= named
     assert [m for m in sorted(named) if importlib.util.find_spec(m) is None] == []
+
+
+def test_as_many_photos_may_wait_as_the_documents_say() -> None:
+    said = re.search(r"a queue of (\d+)", (ROOT / "SECURITY.md").read_text(encoding="utf-8"))
+    assert said
+    config = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text(encoding="utf-8"))
+    assert config["jobQueueSize"] == int(said[1])
